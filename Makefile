@@ -1,0 +1,47 @@
+# One command each: `make help` lists them. Every target does its own set-up: python3 (3.11 or
+# newer) with venv is all that must be there.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo up test check bench format protos clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## Make the virtualenv and install everything, pinned
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "learnback needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing learnback and its dependencies into $(VENV) (some minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --editable '.[all]'
+	@touch $(READY)
+
+demo: setup ## Show what works, with the embedded model
+	@PATH="$(abspath $(BIN)):$$PATH" scripts/demo
+
+up: setup ## Serve the embedded model on 127.0.0.1:50051 until Ctrl-C
+	@$(BIN)/learnback-server
+
+test: setup ## Run the tests
+	@$(BIN)/python -m pytest -q
+
+check: setup ## Check format, lint, types, floors and the contract
+	@PATH="$(abspath $(BIN)):$$PATH" scripts/check
+
+bench: setup ## Measure serving against transformers (takes some minutes)
+	@$(BIN)/python -m bench.serve
+
+format: setup ## Format the code
+	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --fix --quiet .
+
+protos: setup ## Generate the code of the contract anew
+	@PATH="$(abspath $(BIN)):$$PATH" scripts/generate-protos
+
+clean: ## Remove the virtualenv and all caches
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
