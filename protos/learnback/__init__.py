@@ -1,0 +1,1 @@
+"""The contract of learnback: protocol buffers and the code generated from them."""
