@@ -1,0 +1,49 @@
+"""What tests of every service share: tiny models with random weights, written once a session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# As `learnback_server.engine.loading.make_reproducible` does, and as early: read when torch starts.
+os.environ.setdefault("MKL_CBWR", "AUTO")
+# No test asks the network for a model, and none draws a progress bar.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+# One example can be a whole run of the engine, and a machine that runs tests can be busy.
+settings.register_profile(
+    "learnback", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("learnback")
+
+
+def _tiny(factory: pytest.TempPathFactory, architecture: str) -> Path:
+    # Imported here, so that tests of the client can run where there is no torch.
+    from transformers.utils import logging
+
+    from tests.tiny import write_tiny_model
+
+    logging.disable_progress_bar()
+    return write_tiny_model(factory.mktemp("models") / architecture, architecture)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny Llama: grouped queries, rotary positions."""
+    return _tiny(tmp_path_factory, "llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny Qwen3: as Llama, with norms on queries and keys."""
+    return _tiny(tmp_path_factory, "qwen3")
+
+
+@pytest.fixture(scope="session")
+def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny Mistral whose queries see a sliding window of 24 tokens."""
+    return _tiny(tmp_path_factory, "mistral")
