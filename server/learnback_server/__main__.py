@@ -1,0 +1,73 @@
+"""`learnback-server`: configure, load, prove, serve, drain.
+
+SIGTERM or SIGINT begins the drain; a second one ends it at once. Exit codes: 0 after a drain, 1 if
+the server could not start or its engine died, 2 if the configuration was refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+import uvloop
+
+from learnback_server.config import ConfigError, ServerConfig, read_command_line
+from learnback_server.logs import set_up_logging
+
+# Not __name__, which is "__main__" when run by python -m.
+_log = logging.getLogger("learnback_server")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the server until it is told to stop; returns the exit code."""
+    try:
+        command = read_command_line(sys.argv[1:] if argv is None else argv)
+    except ConfigError as error:
+        sys.stderr.write(f"learnback-server: {error}\n")
+        return 2
+    if command.print_config:
+        sys.stdout.write(command.config.to_toml())
+        return 0
+    set_up_logging(command.config.log_level, command.config.log_format)
+    # While the model loads there is nothing to drain: Ctrl-C ends the process at once.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return uvloop.run(_serve(command.config))
+
+
+async def _serve(config: ServerConfig) -> int:
+    # Not before the configuration is known to be good: torch takes seconds to import.
+    from learnback_server import app
+
+    try:
+        server, port = app.new_server(config)
+        # Blocks the loop, which has nothing else to do yet.
+        serving = app.build(config, server, app.load(config))
+        stop, hurry = _signals()
+        await serving.start()
+    except app.StartError as error:
+        _log.error("%s", error)
+        return 1
+    _log.info("serving %s on port %d", config.model, port)
+    await app.first_of(stop.wait(), serving.lost.wait())
+    await serving.drain(hurry)
+    return 1 if serving.lost.is_set() else 0
+
+
+def _signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """Returns what is set by the first signal to stop, and what is set by the second."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def note() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, note)
+    return stop, hurry
+
+
+if __name__ == "__main__":
+    sys.exit(main())

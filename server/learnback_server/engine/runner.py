@@ -1,0 +1,121 @@
+"""Runs the model on a step: index arrays in, logits of the completing rows out.
+
+It chooses by device how to attend and how to decode (a trace on the CPU, CUDA graphs on a GPU); the
+step loop above does not know which.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from transformers import PreTrainedModel
+
+from learnback_server.engine.attention import (
+    KeyValueCache,
+    PagedAttention,
+    PagedForward,
+    PreparedStep,
+)
+from learnback_server.engine.batch import StepBatch, StepRow
+from learnback_server.engine.graphs import GraphedDecoder
+from learnback_server.engine.sdpa import SdpaAttention, SdpaStep
+from learnback_server.engine.traced import trace
+from learnback_server.engine.varlen import VarlenAttention
+
+SMALLEST_STEP_TOKENS = 4
+"""Below this many rows MKL multiplies float32 by other kernels, whose last bits differ: such steps
+are padded to it, so that a row's result does not depend on how many rows run beside it. (The
+kernels for bfloat16 do not differ.)"""
+
+
+class Decoder(Protocol):
+    """A faster way to run steps of plain decoding."""
+
+    def suits(self, batch: StepBatch) -> bool:
+        """Whether it can run this step."""
+        ...
+
+    def decode(self, batch: StepBatch) -> torch.Tensor:
+        """Logits of each row, of shape (rows, vocabulary); good until the next call."""
+        ...
+
+
+class ModelRunner:
+    """The model, its key-value cache, and the way to attend that suits the device."""
+
+    def __init__(
+        self, model: PreTrainedModel, cache: KeyValueCache, *, context_tokens: int
+    ) -> None:
+        """Runs `model` on `cache`, which models of one shape may share."""
+        self._model = model
+        self._device = model.device
+        self._cache = cache
+        self._attention = _attention_for(self._device)
+        padded = self._device.type == "cpu" and model.dtype == torch.float32
+        self._smallest_step = SMALLEST_STEP_TOKENS if padded else 0
+        self._context_tokens = context_tokens
+        self._decoder: Decoder | None = None
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Allocates the cache by a first pass, and prepares the fast way of decoding."""
+        batch = StepBatch([], self._cache.page_tokens, pad_to=SMALLEST_STEP_TOKENS)
+        step = self._attention.prepare(batch, self._device)
+        self._run(batch, step)
+        if isinstance(step, SdpaStep):
+            if self._device.type == "cpu":
+                self._decoder = trace(self._model, self._cache, step.windows)
+            return
+        self._decoder = GraphedDecoder(
+            lambda ids, positions, step: self._logits(ids, positions, step, None),
+            self._device,
+            most_pages=-(-self._context_tokens // self._cache.page_tokens),
+            most_keys=self._context_tokens,
+        )
+
+    @torch.inference_mode()
+    def run(self, rows: list[StepRow]) -> torch.Tensor:
+        """Computes the rows and returns the logits of those that complete.
+
+        Returns:
+            Of shape (completing rows, vocabulary); good until the next call.
+        """
+        batch = StepBatch(rows, self._cache.page_tokens, pad_to=self._smallest_step)
+        if self._decoder is not None and self._decoder.suits(batch):
+            return self._decoder.decode(batch)[: batch.completing]
+        return self._run(batch, self._attention.prepare(batch, self._device))[: batch.completing]
+
+    def _run(self, batch: StepBatch, step: PreparedStep) -> torch.Tensor:
+        """Logits of the tokens `batch.last`."""
+        ids = torch.from_numpy(batch.ids).to(self._device)
+        positions = torch.from_numpy(batch.positions).to(self._device)
+        last = torch.from_numpy(batch.last).to(self._device)
+        return self._logits(ids, positions, step, last)
+
+    def _logits(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        step: PreparedStep,
+        last: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Logits of the tokens `last` (None: of all), of shape (tokens, vocabulary)."""
+        keep: dict[str, Any] = {} if last is None else {"logits_to_keep": last}
+        output = self._model(
+            input_ids=ids.unsqueeze(0),
+            position_ids=positions.unsqueeze(0),
+            use_cache=False,
+            paged=PagedForward(self._attention, self._cache, step),
+            **keep,
+        )
+        logits: torch.Tensor = output.logits[0]
+        return logits
+
+
+def _attention_for(device: torch.device) -> PagedAttention:
+    if device.type != "cuda":
+        return SdpaAttention()
+    from torch.nn.attention.varlen import varlen_attn
+
+    return VarlenAttention(varlen_attn)

@@ -1,0 +1,41 @@
+"""Log lines: for people, or one JSON object a line for collectors. They go to standard error."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import sys
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record as one line of JSON: time (UTC), level, logger, message, exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the line."""
+        time = dt.datetime.fromtimestamp(record.created, dt.UTC)
+        entry = {
+            "time": time.isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False)
+
+
+def set_up_logging(level: str, line_format: str) -> None:
+    """Sends our messages, and the warnings of others, to standard error.
+
+    Args:
+        level: Least severe level of ours: debug, info, warning or error.
+        line_format: text or json.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    if line_format == "json":
+        handler.setFormatter(JsonFormatter())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("learnback_server").setLevel(level.upper())

@@ -1,0 +1,117 @@
+"""Checkpoints move while clients stream: nobody fails, and every answer is one checkpoint's own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from learnback_client import Client, Reply
+from learnback_server.config import ServerConfig
+from learnback_store.checkpoints import CheckpointStore
+from learnback_store.digests import model_digest
+from learnback_store.embedded import EmbeddedRedis
+from tests.server.running import RunningServer
+from tests.server.test_hot_swap import PROMPT, publish_adapter
+
+STREAMS = 8
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> CheckpointStore:
+    return CheckpointStore(tmp_path / "checkpoints")
+
+
+@pytest.fixture
+def client(
+    tiny_folder: Path, redis_server: EmbeddedRedis, checkpoints: CheckpointStore
+) -> Iterator[Client]:
+    config = ServerConfig(
+        listen="127.0.0.1:0",
+        model=str(tiny_folder),
+        device="cpu",
+        threads=1,
+        redis_url=redis_server.url,
+        redis_namespace="swapping",
+        checkpoint_dir=str(checkpoints.root),
+    )
+    running = RunningServer(config)
+    with Client(f"127.0.0.1:{running.port}") as client:
+        yield client
+    running.close()
+
+
+def _tokens(reply: Reply) -> tuple[int, ...]:
+    (candidate,) = reply.candidates
+    return candidate.token_ids
+
+
+def _wait_for_live(client: Client, name: str) -> None:
+    """Waits until the server answers by a checkpoint."""
+    give_up = time.monotonic() + PATIENCE_S
+    while client.generate(prompt="x", max_tokens=1).checkpoint != name:
+        assert time.monotonic() < give_up, f"{name} was never served"
+        time.sleep(0.01)
+
+
+def test_streams_go_on_through_promotions_and_a_rollback(
+    client: Client, checkpoints: CheckpointStore, tiny_folder: Path
+) -> None:
+    digest = model_digest(tiny_folder)
+    expected = {"base": _tokens(client.generate(token_ids=PROMPT, temperature=0, max_tokens=12))}
+    names = []
+    for seed in (1, 2):
+        name, tokens = publish_adapter(checkpoints, tiny_folder, seed, digest)
+        names.append(name)
+        expected[name] = tuple(tokens)
+    assert len(set(expected.values())) == len(expected)
+    done = threading.Event()
+
+    def stream() -> list[tuple[str, tuple[int, ...]]]:
+        answers = []
+        while not done.is_set():
+            reply = client.stream(token_ids=PROMPT, temperature=0, max_tokens=12).result()
+            answers.append((reply.checkpoint, _tokens(reply)))
+        return answers
+
+    with ThreadPoolExecutor(STREAMS) as pool:
+        streams = [pool.submit(stream) for _ in range(STREAMS)]
+        try:
+            for name in names:
+                client.promote_checkpoint(name)
+                _wait_for_live(client, name)
+            move = client.rollback_checkpoint()
+            _wait_for_live(client, names[0])
+        finally:
+            done.set()
+    assert move.checkpoint.name == names[0]
+    answers = [answer for one in streams for answer in one.result()]
+    assert {name for name, _ in answers} == set(expected)
+    for name, tokens in answers:
+        assert tokens == expected[name]
+
+
+def test_a_server_that_starts_serves_the_live_checkpoint_from_its_first_answer(
+    tiny_folder: Path, redis_server: EmbeddedRedis, checkpoints: CheckpointStore
+) -> None:
+    name, tokens = publish_adapter(checkpoints, tiny_folder, 3, model_digest(tiny_folder))
+    checkpoints.promote(name)
+    config = ServerConfig(
+        listen="127.0.0.1:0",
+        model=str(tiny_folder),
+        threads=1,
+        redis_url=redis_server.url,
+        checkpoint_dir=str(checkpoints.root),
+    )
+    running = RunningServer(config)
+    with Client(f"127.0.0.1:{running.port}") as client:
+        reply = client.generate(token_ids=PROMPT, temperature=0, max_tokens=12)
+    running.close()
+    assert reply.checkpoint == name
+    assert reply.checkpoint_digest == checkpoints.get(name).digest
+    assert _tokens(reply) == tuple(tokens)
