@@ -1,0 +1,214 @@
+"""The asyncio client: the blocking one of `client`, to be awaited. One event loop may use it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from learnback_client import checkpoint_calls, feedback_calls, generation_calls
+from learnback_client.aio_streams import AsyncReplyStream, AsyncStream
+from learnback_client.call import Call, Page, next_page
+from learnback_client.channel import channel_options
+from learnback_client.checkpoints import Checkpoint, Move
+from learnback_client.connection import Connection
+from learnback_client.errors import from_call
+from learnback_client.feedback import Erasure, Feedback
+from learnback_client.generation import Reply
+from learnback_client.health import Health, check_health
+from learnback_client.options import (
+    CallOptions,
+    CheckpointFilter,
+    FeedbackFilter,
+    GenerationOptions,
+    MoveOptions,
+    PromoteOptions,
+    SubmitOptions,
+)
+from learnback_client.signals import (
+    AnswerText,
+    Correction,
+    Critique,
+    Rating,
+    Signal,
+    Target,
+    Thumb,
+    compare,
+)
+
+ResponseT = TypeVar("ResponseT", bound=Message)
+T = TypeVar("T")
+
+
+class AsyncClient(Connection):
+    """Speaks to a learnback server from one event loop.
+
+    It is constructed as `Connection` says. All methods raise the errors of
+    `learnback_client.errors`; their keywords are described in `learnback_client.options`.
+    """
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connection; calls in flight are cancelled."""
+        await self._channel.close()
+
+    async def generate(
+        self, prompt: str | None = None, **options: Unpack[GenerationOptions]
+    ) -> Reply:
+        """Generates an answer and returns it whole.
+
+        Args:
+            prompt: Text that the model continues as it stands. Or give `messages`, or
+                `token_ids`.
+            **options: See `GenerationOptions`.
+        """
+        return await self._send(generation_calls.generate(prompt, options))
+
+    def stream(
+        self, prompt: str | None = None, **options: Unpack[GenerationOptions]
+    ) -> AsyncReplyStream:
+        """Generates an answer and returns it as it comes.
+
+        Args:
+            prompt: As in `generate`.
+            **options: See `GenerationOptions`.
+        """
+        call = generation_calls.stream(prompt, options)
+        return AsyncReplyStream(self._open(call), call.read, call.request_id)
+
+    async def submit_feedback(
+        self, about: Target, signal: Signal, **options: Unpack[SubmitOptions]
+    ) -> Feedback:
+        """Submits feedback of any kind; returns once it is queued durably.
+
+        Args:
+            about: A generation id, a reply, one of its candidates, or a whole `Exchange`.
+            signal: What is said of it.
+            **options: See `SubmitOptions`.
+        """
+        return await self._send(feedback_calls.submit_feedback(about, signal, options))
+
+    async def critique(
+        self, about: Target, text: str, **options: Unpack[SubmitOptions]
+    ) -> Feedback:
+        """Says in words what is wrong, or right, with an answer."""
+        return await self.submit_feedback(about, Critique(text), **options)
+
+    async def rate(
+        self, about: Target, score: float | Thumb | str, **options: Unpack[SubmitOptions]
+    ) -> Feedback:
+        """Rates an answer from -1 (useless) to 1 (perfect), or by "up" or "down"."""
+        return await self.submit_feedback(about, Rating(score), **options)
+
+    async def correct(self, about: Target, text: str, **options: Unpack[SubmitOptions]) -> Feedback:
+        """Gives the answer that should have been given."""
+        return await self.submit_feedback(about, Correction(text), **options)
+
+    async def prefer(
+        self,
+        better: Target | AnswerText,
+        over: Target | AnswerText,
+        **options: Unpack[SubmitOptions],
+    ) -> Feedback:
+        """Says that one answer is better than another to the same input.
+
+        At least one of the two is an answer of the service or an `Exchange`; the other may be any
+        `AnswerText`.
+        """
+        target, preference = compare(better, over)
+        return await self.submit_feedback(target, preference, **options)
+
+    async def get_feedback(self, feedback_id: str, **options: Unpack[CallOptions]) -> Feedback:
+        """Tells what became of one piece of feedback."""
+        return await self._send(feedback_calls.get_feedback(feedback_id, options))
+
+    def list_feedback(self, **options: Unpack[FeedbackFilter]) -> AsyncIterator[Feedback]:
+        """Lists feedback, newest first; pages are fetched as the loop reaches them."""
+        return self._pages(feedback_calls.list_feedback(options))
+
+    def watch_feedback(
+        self, feedback_id: str, **options: Unpack[CallOptions]
+    ) -> AsyncStream[Feedback]:
+        """Streams one piece of feedback now and at each change, until its state is final."""
+        call = feedback_calls.watch_feedback(feedback_id, options)
+        return AsyncStream(self._open(call), call.read, call.request_id)
+
+    async def erase_author(self, author: str, **options: Unpack[MoveOptions]) -> Erasure:
+        """Erases an author. Called again with the receipt's `request_id`, tells how far it is."""
+        return await self._send(feedback_calls.erase_author(author, options))
+
+    def list_checkpoints(self, **options: Unpack[CheckpointFilter]) -> AsyncIterator[Checkpoint]:
+        """Lists checkpoints, newest first; pages are fetched as the loop reaches them."""
+        return self._pages(checkpoint_calls.list_checkpoints(options))
+
+    async def get_checkpoint(self, checkpoint: str, **options: Unpack[CallOptions]) -> Checkpoint:
+        """Tells all about the checkpoint of this name or alias."""
+        return await self._send(checkpoint_calls.get_checkpoint(checkpoint, options))
+
+    def watch_checkpoints(self, **options: Unpack[CallOptions]) -> AsyncStream[dict[str, str]]:
+        """Streams the checkpoint of each alias now and whenever one moves."""
+        call = checkpoint_calls.watch_checkpoints(options)
+        return AsyncStream(self._open(call), call.read, call.request_id)
+
+    async def promote_checkpoint(self, checkpoint: str, **options: Unpack[PromoteOptions]) -> Move:
+        """Points an alias ("live" by default) at a checkpoint."""
+        return await self._send(checkpoint_calls.promote_checkpoint(checkpoint, options))
+
+    async def rollback_checkpoint(
+        self, checkpoint: str | None = None, **options: Unpack[MoveOptions]
+    ) -> Move:
+        """Points "live" back at the checkpoint before, or at the named one."""
+        return await self._send(checkpoint_calls.rollback_checkpoint(checkpoint, options))
+
+    async def health(self, service: str = "", **options: Unpack[CallOptions]) -> Health:
+        """Asks a service, or (empty) the whole server, whether it serves."""
+        return await self._send(check_health(service, options))
+
+    @cached_property
+    def _channel(self) -> grpc.aio.Channel:
+        options = channel_options()
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(self.target, options)
+        return grpc.aio.secure_channel(self.target, self._credentials, options)
+
+    async def _send(self, call: Call[ResponseT, T]) -> T:
+        method = self._channel.unary_unary(
+            call.path, type(call.request).SerializeToString, call.response.FromString
+        )
+        try:
+            response = await method(
+                call.request, timeout=call.deadline(self._timeout), metadata=self._metadata
+            )
+        except grpc.RpcError as error:
+            raise from_call(error, call.request_id) from error
+        return call.read(response)
+
+    def _open(self, call: Call[Any, Any]) -> Any:
+        method = self._channel.unary_stream(
+            call.path, type(call.request).SerializeToString, call.response.FromString
+        )
+        return method(call.request, timeout=call.deadline(self._timeout), metadata=self._metadata)
+
+    async def _pages(self, call: Call[ResponseT, Page[T]]) -> AsyncIterator[T]:
+        while True:
+            page = await self._send(call)
+            for item in page.items:
+                yield item
+            if not page.next_token:
+                return
+            call = next_page(call, page.next_token)
