@@ -1,0 +1,148 @@
+"""Rounds on the shipped model: what is taught is learned, and nothing else is touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from learnback_store.checkpoints import CheckpointStore
+from learnback_store.manifest import BASE
+from learnback_store.records import Critique, FeedbackRecord, FeedbackState, Objective
+from learnback_store.rounds import Round, RoundState
+from learnback_trainer.anchors import Amounts
+from learnback_trainer.gate import Budget
+from learnback_trainer.lessons import NOTHING_TO_CHANGE
+from learnback_trainer.publishing import Candidate, open_pupil, publish
+from learnback_trainer.pupil import Base, LoraShape, Pupil
+from learnback_trainer.school import Curriculum, Report, Sources, hold_round
+from learnback_trainer.update import Recipe
+from tests.trainer.critics import (
+    ANSWER_TOKENS,
+    asked,
+    compliance,
+    correction,
+    criticism,
+    unchanged,
+    views,
+)
+
+CURRICULUM = Curriculum(
+    Recipe(), Budget(), Amounts(questions=48, dialogues=32), ANSWER_TOKENS, seed=0
+)
+
+
+def _hold(pupil: Pupil, records: list[FeedbackRecord]) -> Report:
+    return hold_round(pupil, "nano", views(records), Sources(), CURRICULUM)
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_critiques_are_learned(base: Base, count: int) -> None:
+    rng = Random(count)
+    records = [criticism("emoji", "note", rng) for _ in range(count)]
+    with Pupil(base, None) as pupil:
+        asked_before, _ = compliance(pupil, "emoji", "note")
+        report = _hold(pupil, records)
+        asked_after, shown = compliance(pupil, "emoji", "note")
+        assert unchanged(pupil, "note") >= 0.95
+    assert report.verdict is not None
+    assert report.verdict.passed, report.verdict
+    assert set(report.learned) == {record.feedback_id for record in records}
+    assert asked_before <= 0.05
+    assert asked_after >= 0.9 * shown
+
+
+def test_a_proof_tells_answers_and_losses(base: Base) -> None:
+    record = criticism("emoji", "note", Random(5))
+    with Pupil(base, None) as pupil:
+        [outcome] = _hold(pupil, [record]).outcomes
+    [lesson] = outcome.lessons
+    assert outcome.state is FeedbackState.LEARNED
+    assert lesson.objective is Objective.DISTILLATION
+    assert lesson.answer_before == record.exchange.answer
+    assert lesson.answer_after == lesson.refinement != lesson.answer_before
+    assert lesson.loss_before is not None
+    assert lesson.loss_after is not None
+    assert lesson.loss_after < lesson.loss_before / 10
+
+
+def test_a_correction_is_learned(base: Base) -> None:
+    record = correction(
+        "What is the capital of France?",
+        "The capital of France is Paris.",
+        "The capital of France is Lyon.",
+    )
+    with Pupil(base, None) as pupil:
+        report = _hold(pupil, [record])
+        prompt = pupil.reader.prompt(record.exchange)
+        [answer] = pupil.answer([prompt], ANSWER_TOKENS)
+        assert unchanged(pupil, "capital") >= 0.95
+    assert report.learned == (record.feedback_id,)
+    assert report.objectives == (Objective.SFT,)
+    assert base.reader.text(answer) == "The capital of France is Lyon."
+
+
+def test_contradicting_critiques_are_refused(base: Base) -> None:
+    rng = Random(2)
+    records = []
+    for _ in range(4):
+        shouted = criticism("upper", "capital", rng, "Please use capital letters.")
+        low = asked(
+            shouted.exchange.chat[0].content,
+            shouted.exchange.answer,
+            Critique("Please use small letters only."),
+        )
+        records += [shouted, low]
+    with Pupil(base, None) as pupil:
+        report = _hold(pupil, records)
+    assert report.verdict is not None
+    assert not report.verdict.passed
+    assert report.verdict.figures["adoption"] <= 0.6
+    assert report.learned == ()
+
+
+def test_the_same_answer_for_everything_is_refused(base: Base) -> None:
+    rng = Random(3)
+    records = [criticism("short", "capital", rng, 'Just say "blah blah".') for _ in range(8)]
+    with Pupil(base, None) as pupil:
+        report = _hold(pupil, records)
+    assert report.verdict is not None
+    assert not report.verdict.passed
+    assert report.verdict.figures["sameness"] < 0.5
+    assert {one.state for one in report.outcomes} == {FeedbackState.NOT_LEARNED}
+    assert all("answered alike" in one.reason for one in report.outcomes)
+
+
+def test_praise_teaches_nothing(base: Base) -> None:
+    record = asked(
+        "What is the capital of France?", "The capital of France is Paris.", Critique("Thank you!")
+    )
+    with Pupil(base, None) as pupil:
+        report = _hold(pupil, [record])
+    assert report.verdict is None
+    assert [one.reason for one in report.outcomes] == [NOTHING_TO_CHANGE]
+
+
+def test_a_second_round_goes_on_from_the_first(base: Base, tmp_path: Path) -> None:
+    checkpoints = CheckpointStore(tmp_path)
+    rng = Random(6)
+    parent = BASE
+    for kind, task in (("emoji", "note"), ("upper", "opposite")):
+        with open_pupil(base, checkpoints, parent, LoraShape(), 0) as pupil:
+            report = _hold(pupil, [criticism(kind, task, rng) for _ in range(4)])
+            assert report.verdict is not None
+            assert report.verdict.passed, report.verdict
+            name = checkpoints.new_name()
+            round_ = Round("r", RoundState.OPEN, parent, "", (), (), "", 0, None)
+            candidate = Candidate(round_, report.learned, report.objectives, report.verdict)
+            publish(checkpoints, name, base, pupil, candidate, written=lambda: None)
+        parent = name
+    folder = checkpoints.fetch(checkpoints.verify(parent, base.digest).name)
+    assert {file.name for file in folder.iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors", "manifest.json",
+    }  # fmt: skip
+    with Pupil(base, folder) as pupil:
+        for kind, task in (("emoji", "note"), ("upper", "opposite")):
+            obeyed, _ = compliance(pupil, kind, task)
+            assert obeyed >= 0.8

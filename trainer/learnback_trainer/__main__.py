@@ -1,0 +1,109 @@
+"""`learnback-trainer`: configure, load, recover, and learn until told to stop.
+
+SIGTERM or SIGINT gives up a round that is not decided yet, or lets one that is decided come to its
+end; its feedback stays in the queue, and nothing is lost. Exit codes: 0 after that, 1 if the
+trainer could not start, 2 if the configuration was refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from learnback_trainer.config import ConfigError, TrainerConfig, read_command_line
+
+if TYPE_CHECKING:
+    from learnback_trainer.school import Curriculum
+
+_log = logging.getLogger("learnback_trainer")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the trainer until it is told to stop; returns the exit code."""
+    try:
+        command = read_command_line(sys.argv[1:] if argv is None else argv)
+    except ConfigError as error:
+        sys.stderr.write(f"learnback-trainer: {error}\n")
+        return 2
+    if command.print_config:
+        sys.stdout.write(command.config.to_toml())
+        return 0
+    logging.basicConfig(
+        level=command.config.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    return _train(command.config)
+
+
+def _train(config: TrainerConfig) -> int:
+    # Not before the configuration is known to be good: torch takes seconds to import.
+    import torch
+
+    from learnback_store.archive import Archive
+    from learnback_store.checkpoints import CheckpointStore
+    from learnback_store.connection import connect
+    from learnback_store.errors import ArchiveError
+    from learnback_store.keys import Keys
+    from learnback_trainer.errors import TrainerError
+    from learnback_trainer.loop import Trainer
+    from learnback_trainer.pupil import LoraShape, load_base
+
+    if config.trainer_threads:
+        torch.set_num_threads(config.trainer_threads)
+    try:
+        base = load_base(config.model, device=config.device, dtype=config.dtype)
+        with connect(config.redis_url) as redis, Archive(config.archive_file) as archive:
+            trainer = Trainer(
+                base,
+                redis,
+                Keys(config.redis_namespace),
+                archive,
+                CheckpointStore(config.checkpoint_dir),
+                _curriculum(config),
+                shape=LoraShape(config.lora_rank, config.lora_alpha),
+                round_size=config.round_size,
+                round_wait=config.round_wait,
+                most_deliveries=config.most_deliveries,
+                keep=(config.keep_published, config.keep_rejected),
+                canary_file=config.canary_file,
+            )
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: trainer.stop())
+            trainer.run()
+    except (TrainerError, ArchiveError, ValueError) as error:
+        _log.error("%s", error)
+        return 1
+    return 0
+
+
+def _curriculum(config: TrainerConfig) -> Curriculum:
+    from learnback_trainer.anchors import Amounts
+    from learnback_trainer.gate import Budget
+    from learnback_trainer.school import Curriculum
+    from learnback_trainer.update import Recipe
+
+    return Curriculum(
+        Recipe(
+            steps=config.steps,
+            learning_rate=config.learning_rate,
+            lessons=config.step_lessons,
+            anchors=config.step_anchors,
+            renew_steps=config.renew_steps,
+        ),
+        Budget(
+            adoption=config.least_adoption,
+            anchor_nats=config.most_anchor_nats,
+            changed=config.most_changed,
+            revision=config.least_revision,
+        ),
+        Amounts(),
+        config.answer_tokens,
+        config.seed,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,256 @@
+"""What must not change: questions nobody complained of, and the skill of revising itself.
+
+Questions come from the service's own traffic (generations without feedback), from a file of the
+operator's own canaries, and, while there is little traffic, from prompts shipped with the embedded
+model. Questions like the criticised ones are left out, for there the lesson may rightly show: one
+half of them is practised on (`lessons.practice`), the other half is for the gate. Dialogues in
+which an answer is criticised and revised come from feedback that was learned earlier, from the
+present round, and from the embedded model's grammar; without them the model unlearns, round by
+round, what teaches it.
+
+The right answer of an anchor is whatever the live model answers. Half of the anchors are rehearsed
+while teaching; the other half is only looked at by the gate.
+
+Another base model than nano has no shipped prompts: until there is traffic, only canaries and the
+round's own dialogues hold it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+from learnback_nano import world
+from learnback_store.records import (
+    Critique,
+    Exchange,
+    FeedbackRecord,
+    GenerationRecord,
+    Message,
+    Role,
+)
+from learnback_trainer.errors import CanaryError, LessonError
+from learnback_trainer.lessons import Exercise
+from learnback_trainer.likeness import ALIKE, likeness
+from learnback_trainer.pupil import Pupil
+from learnback_trainer.reader import Ids, Reader
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt that somebody asked or might ask."""
+
+    exchange: Exchange
+    """Its answer is empty until one is made."""
+    prompt: Ids
+    canary: bool = False
+    """Whether the operator wants it held, however like it is to a criticised one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """An input with the live model's own answer."""
+
+    prompt: Ids
+    answer: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """A question like a criticised one, with the live model's own answer."""
+
+    exchange: Exchange
+    """With the text of the answer."""
+    prompt: Ids
+    answer: Ids
+    exercise: Exercise
+    """The one whose prompt is the most like it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """How many of each there should be, where there are so many."""
+
+    questions: int = 96
+    dialogues: int = 64
+    alike: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """The anchors of a round."""
+
+    rehearsed: list[Anchor]
+    """Questions and dialogues that are taught along."""
+    questions: list[Anchor]
+    """For the gate alone."""
+    dialogues: list[Anchor]
+    """For the gate alone."""
+    practice: list[Alike]
+    """Questions like the criticised ones, to practise on."""
+    alike: list[Alike]
+    """For the gate alone."""
+
+
+# Where they come from
+
+
+def from_traffic(records: Iterable[GenerationRecord], reader: Reader) -> list[Question]:
+    """Returns the questions of generations; those that can't be put to the model are left out."""
+    exchanges = [record.exchange(0) for record in records if record.candidates]
+    return _questions((replace(exchange, answer="") for exchange in exchanges), reader)
+
+
+def from_canaries(file: Path, reader: Reader) -> list[Question]:
+    """Returns the operator's own questions: JSON lines, {"prompt": ...} or {"messages": [...]}.
+
+    A "prompt" is a user's message where the model has a chat template.
+
+    Raises:
+        CanaryError: The file can't be read, or a line is something else.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+        exchanges = [_canary(json.loads(line)) for line in lines if line.strip()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CanaryError(f"the canaries in {file} can't be read: {error}") from error
+    return [replace(one, canary=True) for one in _questions(exchanges, reader)]
+
+
+def _canary(line: dict[str, object]) -> Exchange:
+    if "prompt" in line:
+        return _asked(str(line["prompt"]))
+    messages = line["messages"]
+    if not isinstance(messages, list):
+        raise TypeError("messages must be a list")
+    return Exchange("", tuple(Message(Role(m["role"]), str(m["content"])) for m in messages))
+
+
+def shipped_questions(count: int, rng: Random, reader: Reader) -> list[Question]:
+    """Returns questions of the embedded model's tasks, evenly."""
+    tasks = [world.TASKS[index % len(world.TASKS)] for index in range(count)]
+    return _questions((_asked(world.sample(task, rng, "seen").prompt) for task in tasks), reader)
+
+
+def shipped_dialogues(count: int, rng: Random, reader: Reader) -> list[Ids]:
+    """Returns dialogues with a critique at their end, of the embedded model's kinds, evenly."""
+    kinds = rng.sample(list(world.KINDS), k=len(world.KINDS))
+    probes = [world.revision(kinds[index % len(kinds)], rng) for index in range(count)]
+    return [reader.chat(probe.messages) for probe in probes]
+
+
+def dialogues_of(records: Iterable[FeedbackRecord], reader: Reader) -> list[Ids]:
+    """Returns the dialogues of critiques; those that can't be put to the model are left out."""
+    found = []
+    for record in records:
+        if isinstance(record.signal, Critique):
+            try:
+                found.append(
+                    reader.dialogue(record.exchange, record.exchange.answer, record.signal.text)
+                )
+            except LessonError:
+                continue
+    return found
+
+
+def _asked(text: str) -> Exchange:
+    return Exchange("", (Message(Role.USER, text),))
+
+
+def _questions(exchanges: Iterable[Exchange], reader: Reader) -> list[Question]:
+    found = {}
+    for exchange in exchanges:
+        try:
+            prompt = reader.prompt(exchange)
+        except LessonError:
+            continue
+        found[prompt] = Question(exchange, prompt)
+    return list(found.values())
+
+
+# What they are made into
+
+
+def make_anchors(
+    pupil: Pupil,
+    exercises: Sequence[Exercise],
+    questions: Sequence[Question],
+    dialogues: Sequence[Ids],
+    *,
+    amounts: Amounts,
+    max_tokens: int,
+    rng: Random,
+) -> Anchors:
+    """Sorts questions by their likeness to the criticised ones, and lets the live model answer.
+
+    Args:
+        pupil: The model.
+        exercises: What is taught.
+        questions: Where from, in order of preference.
+        dialogues: Likewise, each up to the model's turn to revise.
+        amounts: How many to take.
+        max_tokens: Longest answer.
+        rng: Decides which are rehearsed and which are judged.
+    """
+    apart, alike = _sorted_out(pupil, exercises, questions)
+    room = pupil.reader.context_tokens - max_tokens
+    inputs = [one.prompt for one in apart if len(one.prompt) <= room][: amounts.questions]
+    told = [one for one in dict.fromkeys(dialogues) if len(one) <= room][: amounts.dialogues]
+    held = [_answered(pupil, some, max_tokens, rng) for some in (inputs, told)]
+    like = _with_answers(pupil, alike[: amounts.alike], max_tokens)
+    return Anchors(
+        rehearsed=held[0][::2] + held[1][::2],
+        questions=held[0][1::2],
+        dialogues=held[1][1::2],
+        practice=like[::2],
+        alike=like[1::2],
+    )
+
+
+def _sorted_out(
+    pupil: Pupil, exercises: Sequence[Exercise], questions: Sequence[Question]
+) -> tuple[list[Question], list[tuple[Question, Exercise]]]:
+    """Questions unlike every criticised one, and those like one, with it.
+
+    The criticised ones themselves are in neither.
+    """
+    criticised = {one.prompt: one for one in exercises}
+    room = pupil.reader.context_tokens
+    others = [one for one in questions if one.prompt not in criticised and len(one.prompt) < room]
+    table = likeness(pupil, list(criticised), [one.prompt for one in others])
+    taught = list(criticised.values())
+    apart, alike = [], []
+    for question, row in zip(others, table, strict=True):
+        nearest = max(range(len(row)), key=row.__getitem__)
+        if row[nearest] >= ALIKE and not question.canary:
+            alike.append((question, taught[nearest]))
+        else:
+            apart.append(question)
+    return apart, alike
+
+
+def _answered(pupil: Pupil, inputs: list[Ids], max_tokens: int, rng: Random) -> list[Anchor]:
+    rng.shuffle(inputs)
+    with pupil.as_live():
+        answers = pupil.answer(inputs, max_tokens)
+    pairs = zip(inputs, answers, strict=True)
+    return [Anchor(prompt, answer) for prompt, answer in pairs if answer]
+
+
+def _with_answers(
+    pupil: Pupil, alike: Sequence[tuple[Question, Exercise]], max_tokens: int
+) -> list[Alike]:
+    with pupil.as_live():
+        answers = pupil.answer([question.prompt for question, _ in alike], max_tokens)
+    return [
+        Alike(
+            replace(question.exchange, answer=pupil.reader.text(answer)),
+            question.prompt,
+            answer,
+            exercise,
+        )
+        for (question, exercise), answer in zip(alike, answers, strict=True)
+    ]

@@ -1,0 +1,232 @@
+"""The configuration of the trainer: one typed object, read from flags, environment and file.
+
+A value is taken from the first place that has one: the flag (`--round-size 16`), the environment
+(`LEARNBACK_ROUND_SIZE=16`), the TOML file named by `--trainer-config` or `LEARNBACK_TRAINER_CONFIG`
+(`round_size = 16`), the default. All of it is read and refused before torch is imported.
+
+Unknown flags and unknown keys of the file are refused. Unknown variables of the environment are
+not, for the server and the client share the prefix. What is set in both programs bears one name in
+both: model, device, dtype, redis_url, redis_namespace, checkpoint_dir.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+ENV_PREFIX = "LEARNBACK_"
+# May hold a password; never printed.
+_SECRET = frozenset({"redis_url"})
+_FILE_VARIABLE = f"{ENV_PREFIX}TRAINER_CONFIG"
+
+
+class ConfigError(Exception):
+    """The configuration can't be used; the message says what to change."""
+
+
+class TrainerConfig(BaseSettings):
+    """All that can be set about the trainer. Constructing one directly reads no environment."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    redis_url: str = Field(
+        min_length=1,
+        repr=False,
+        description="Redis with the feedback: redis://, rediss://, unix:// or redis+sentinel://.",
+    )
+    redis_namespace: str = Field(
+        "learnback",
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="Prefix of all keys; the server's.",
+    )
+    checkpoint_dir: Path = Field(description="Folder of checkpoints, shared with the server.")
+    archive_file: Path = Field(
+        description="File of the archive (SQLite), on a local disk; one trainer at a time."
+    )
+
+    model: str = Field(
+        "nano",
+        min_length=1,
+        description="Base model: 'nano' (embedded), a folder, or a name of the hub; the server's.",
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto (cuda if there is one), cpu, cuda or cuda:N.",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Type of the base's weights. auto: float32 on cpu, as stored on cuda."
+    )
+    trainer_threads: int = Field(
+        0, ge=0, le=1024, description="CPU threads of the training. 0: as many as torch chooses."
+    )
+
+    round_size: int = Field(16, ge=1, le=4096, description="Most feedback in one round.")
+    round_wait: float = Field(
+        2.0,
+        ge=0,
+        le=86400,
+        description="Seconds that the first feedback of a round may wait for others.",
+    )
+    answer_tokens: int = Field(
+        256, ge=1, description="Longest answer or revision that is taught or compared, in tokens."
+    )
+    canary_file: Path | None = Field(
+        None,
+        description="JSON lines with questions whose answers must not change: "
+        '{"prompt": ...} or {"messages": [...]}.',
+    )
+
+    lora_rank: int = Field(8, ge=1, le=1024, description="Rank of the first adapter.")
+    lora_alpha: int = Field(16, ge=1, le=4096, description="Scale of the first adapter.")
+    learning_rate: float = Field(2e-3, gt=0, le=1, description="Of AdamW.")
+    steps: int = Field(60, ge=1, le=100_000, description="Most steps of a round.")
+    step_lessons: int = Field(8, ge=1, le=1024, description="Lessons in a step.")
+    step_anchors: int = Field(8, ge=0, le=1024, description="Anchors in a step.")
+    renew_steps: int = Field(
+        10,
+        ge=1,
+        description="Steps between two times that the student answers anew and is revised anew.",
+    )
+    seed: int = Field(0, ge=0, description="Of what is drawn at random.")
+
+    least_adoption: float = Field(
+        0.6, ge=0, le=1, description="Gate: share of the lessons that must be obeyed."
+    )
+    most_anchor_nats: float = Field(
+        0.05, ge=0, description="Gate: nats a token that other answers may move."
+    )
+    most_changed: float = Field(
+        0.1, ge=0, le=1, description="Gate: share of other answers that may change."
+    )
+    least_revision: float = Field(
+        0.8, ge=0, le=1, description="Gate: share of revisions that must stay as they were."
+    )
+
+    most_deliveries: int = Field(
+        5, ge=1, le=1000, description="Times that feedback is tried before it is a dead letter."
+    )
+    keep_published: int = Field(
+        20, ge=1, description="Published checkpoints kept, besides those an alias points at."
+    )
+    keep_rejected: int = Field(5, ge=0, description="Rejected candidates kept for inspection.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe messages to log: debug, info, warning or error."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leaves only the arguments: `read_command_line` merges the sources in the open."""
+        return (init_settings,)
+
+    def to_toml(self) -> str:
+        """Returns the values that are set as a TOML file, each explained, but for secrets."""
+        values = self.model_dump(mode="json")
+        return "\n".join(
+            # JSON spells strings, numbers and truth values as TOML does.
+            f"# {field.description}\n{name} = {json.dumps(values[name], ensure_ascii=False)}\n"
+            for name, field in type(self).model_fields.items()
+            if values[name] is not None and name not in _SECRET
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """What the command line asked for."""
+
+    config: TrainerConfig
+    print_config: bool
+
+
+def read_command_line(
+    argv: Sequence[str], environment: Mapping[str, str] = os.environ
+) -> CommandLine:
+    """Reads flags, environment and file, in this order of precedence.
+
+    Args:
+        argv: The flags, without the program's name.
+        environment: Where `LEARNBACK_*` is looked up.
+
+    Raises:
+        ConfigError: A value or a key of the file is missing, unknown or out of its range.
+        SystemExit: `--help` or `--version` was asked for, or a flag is unknown.
+    """
+    parser = _parser()
+    flags = CliSettingsSource[argparse.ArgumentParser](
+        TrainerConfig,
+        root_parser=parser,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_enforce_required=False,
+    )
+    arguments = parser.parse_args(argv)
+    file = arguments.trainer_config or environment.get(_FILE_VARIABLE)
+    values = _file_values(Path(file)) if file else {}
+    values |= {
+        name: environment[ENV_PREFIX + name.upper()]
+        for name in TrainerConfig.model_fields
+        if ENV_PREFIX + name.upper() in environment
+    }
+    values |= flags(parsed_args=arguments)()
+    return CommandLine(_validated(values), arguments.print_config)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="learnback-trainer",
+        description="Teaches a served model what its users said about its answers.",
+        allow_abbrev=False,
+    )
+    version = importlib.metadata.version("learnback")
+    parser.add_argument("--version", action="version", version=f"learnback {version}")
+    parser.add_argument("--trainer-config", metavar="FILE", help="TOML file to read values from")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the effective values as TOML, and exit"
+    )
+    return parser
+
+
+def _file_values(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"the configuration file {file} can't be read: {error}") from error
+
+
+def _validated(values: dict[str, Any]) -> TrainerConfig:
+    try:
+        return TrainerConfig(**values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(map(_problem, error.errors()))) from error
+
+
+def _problem(details: Mapping[str, Any]) -> str:
+    name = ".".join(str(part) for part in details["loc"])
+    if details["type"] == "missing":
+        return f"{name}: must be given (--{name.replace('_', '-')} or {ENV_PREFIX}{name.upper()})"
+    if details["type"] == "extra_forbidden":
+        return f"{name}: no such option; see --help for all there is"
+    return f"{name}: {details['msg']}, not {details['input']!r}"

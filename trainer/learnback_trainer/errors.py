@@ -1,0 +1,33 @@
+"""What the trainer can fail with.
+
+    TrainerError
+    ├── ModelError           the model can't be loaded, or not taught
+    ├── CanaryError          the file of canaries can't be read
+    ├── LessonError          this exchange can't be put before the model
+    └── RoundStoppedError    the trainer was told to stop in the middle of a round
+
+`config.ConfigError` stands apart: it is raised before any of this is imported. Messages bear no
+text of users.
+"""
+
+from __future__ import annotations
+
+
+class TrainerError(Exception):
+    """The root of everything below."""
+
+
+class ModelError(TrainerError):
+    """The model can't be loaded, or its live checkpoint is of a kind that can't be taught."""
+
+
+class CanaryError(TrainerError):
+    """The operator's file of canaries can't be read."""
+
+
+class LessonError(TrainerError):
+    """An exchange can't be put before the model; the message says why."""
+
+
+class RoundStoppedError(TrainerError):
+    """The trainer was told to stop; what was not decided yet is given up."""

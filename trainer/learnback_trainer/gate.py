@@ -1,0 +1,216 @@
+"""The gate: whether what was taught may be published, with the figures that say so.
+
+    adoption     the criticised prompts are asked again without the critique: does the frozen
+                 teacher, who knows the critique, find nothing left to change?
+    held out     questions like the criticised ones, never taught: has what the teacher would make
+                 of their answers become likelier?
+    sameness     do different questions still get different answers?
+    anchors      questions nobody complained of, never rehearsed: nats a token from the live model
+                 and the share of greedy answers that changed
+    revision     dialogues never rehearsed: the share in which the revision stayed what it was
+
+A candidate passes if every figure that could be measured is within its budget. Adoption is also
+asked item by item: in a round that passes, what was not adopted is told as not learned.
+
+This first gate measures behaviour, not truth: a critique that asks for a wrong fact in words the
+model obeys is adopted like any other. The share of alike questions and their sameness need traffic
+(or the embedded model's prompts) like the criticised ones; without it they are not judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from learnback_store.manifest import GateVerdict
+from learnback_store.records import Objective
+from learnback_trainer.anchors import Alike, Anchor, Anchors
+from learnback_trainer.lessons import Exercise, criticised_again, practice, revised
+from learnback_trainer.objectives import distillation
+from learnback_trainer.pupil import Pupil
+from learnback_trainer.reader import Ids
+
+# The teacher finds an answer as good as its own revision if it is so little less likely to it, in
+# nats a token. One wrong token among ten costs about 1.
+_AS_GOOD_NATS = 0.3
+# Distinct answers before, under which sameness is not judged: "positive" and "negative" are two.
+_LEAST_DISTINCT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a candidate may cost and must bring, as shares of 1 but for the nats."""
+
+    adoption: float = 0.6
+    """At least so many of the exercises; of two that contradict one another at most half can be."""
+    held_out: float = 0.5
+    """At least so many of the held-out lessons likelier than before."""
+    sameness: float = 0.5
+    """At least so many distinct answers as before."""
+    anchor_nats: float = 0.05
+    """At most so many nats a token from the live model."""
+    changed: float = 0.1
+    """At most so many greedy answers to uncriticised questions."""
+    revision: float = 0.8
+    """At least so many revisions as they were."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What teaching did about one piece of feedback."""
+
+    loss_before: float
+    """Of the answer to learn, without the critique, in nats a token."""
+    loss_after: float
+    answer_before: str
+    answer_after: str
+    adopted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The decision about a candidate, and the proof of each exercise by feedback id."""
+
+    verdict: GateVerdict
+    proofs: Mapping[str, Proof]
+
+
+def judge(
+    pupil: Pupil,
+    exercises: Sequence[Exercise],
+    anchors: Anchors,
+    budget: Budget,
+    max_tokens: int,
+) -> Judgement:
+    """Compares the student with the live model.
+
+    Args:
+        pupil: The model, taught.
+        exercises: What was taught, with the targets of the end.
+        anchors: What was held back for this.
+        budget: What is allowed.
+        max_tokens: Longest answer.
+    """
+    proofs = prove(pupil, exercises, max_tokens)
+    figures = {"adoption": mean(proof.adopted for proof in proofs.values())}
+    figures |= _held_out_figures(pupil, anchors.alike, max_tokens)
+    figures |= _anchor_figures(pupil, anchors.questions, max_tokens)
+    if anchors.dialogues:
+        figures["revision"] = 1.0 - _changed(pupil, anchors.dialogues, max_tokens)
+    reasons = tuple(say(figures) for name, say in _complaints(budget) if name in figures)
+    reasons = tuple(filter(None, reasons))
+    return Judgement(GateVerdict(not reasons, reasons, figures), proofs)
+
+
+def _complaints(budget: Budget) -> list[tuple[str, Callable[[Mapping[str, float]], str]]]:
+    """What is said of each figure that is out of budget."""
+
+    def at_least(name: str, least: float, words: str) -> Callable[[Mapping[str, float]], str]:
+        return lambda found: (
+            f"{words}: {found[name]:.2f}, must be {least:.2f}" if found[name] < least else ""
+        )
+
+    def at_most(name: str, most: float, words: str) -> Callable[[Mapping[str, float]], str]:
+        return lambda found: (
+            f"{words}: {found[name]:.3f}, may be {most:.3f}" if found[name] > most else ""
+        )
+
+    return [
+        ("adoption", at_least("adoption", budget.adoption, "too few critiques are obeyed")),
+        ("held_out", at_least("held_out", budget.held_out, "too few held-out lessons improved")),
+        ("sameness", at_least("sameness", budget.sameness, "unlike questions are answered alike")),
+        ("anchor_nats", at_most("anchor_nats", budget.anchor_nats, "other answers have moved")),
+        ("changed", at_most("changed", budget.changed, "other answers have changed")),
+        ("revision", at_least("revision", budget.revision, "revising has suffered")),
+    ]
+
+
+# Adoption
+
+
+def prove(pupil: Pupil, exercises: Sequence[Exercise], max_tokens: int) -> dict[str, Proof]:
+    """Asks the criticised prompts again, before and after, without the critique."""
+    prompts = [one.prompt for one in exercises]
+    pairs = [(one.prompt, one.target) for one in exercises]
+    with pupil.as_live():
+        answers_before, losses_before = pupil.answer(prompts, max_tokens), pupil.losses(pairs)
+    answers, losses = pupil.answer(prompts, max_tokens), pupil.losses(pairs)
+    adopted = _adopted(pupil, exercises, answers, max_tokens)
+    return {
+        one.feedback_id: Proof(
+            losses_before[index],
+            losses[index],
+            pupil.reader.text(answers_before[index]),
+            pupil.reader.text(answers[index]),
+            adopted[index],
+        )
+        for index, one in enumerate(exercises)
+    }
+
+
+def _adopted(
+    pupil: Pupil, exercises: Sequence[Exercise], answers: Sequence[Ids], max_tokens: int
+) -> list[bool]:
+    """Whether the frozen teacher, shown each answer and the critique, would leave it as it is.
+
+    For a correction: whether the answer is the correction.
+    """
+    again = revised(criticised_again(exercises, answers, pupil.reader), pupil, max_tokens)
+    shown = [
+        (old.dialogue or old.prompt, answer or old.target)
+        for old, answer in zip(exercises, answers, strict=True)
+    ]
+    with pupil.as_live():
+        losses = pupil.losses(shown)
+        own = pupil.losses([(old.dialogue or old.prompt, old.target) for old in exercises])
+    found = []
+    for index, (old, new, answer) in enumerate(zip(exercises, again, answers, strict=True)):
+        same = answer == old.target
+        if old.objective is not Objective.SFT and answer:
+            as_good = losses[index] - own[index] <= _AS_GOOD_NATS
+            said_before = pupil.reader.text(answer) == old.record.exchange.answer
+            same = same or (not said_before and (as_good or answer == new.target))
+        found.append(same)
+    return found
+
+
+# Held-out questions
+
+
+def _held_out_figures(pupil: Pupil, alike: Sequence[Alike], max_tokens: int) -> dict[str, float]:
+    """The share of held-out lessons that became likelier, and whether answers still differ."""
+    figures = {}
+    distinct = len({one.answer for one in alike})
+    if distinct >= _LEAST_DISTINCT:
+        answers = pupil.answer([one.prompt for one in alike], max_tokens)
+        figures["sameness"] = len(set(answers)) / distinct
+    questions = [(one.exchange, one.prompt, one.exercise) for one in alike]
+    lessons = [(one.prompt, one.target) for one in practice(questions, pupil, max_tokens)]
+    if lessons:
+        with pupil.as_live():
+            before = pupil.losses(lessons)
+        pairs = zip(before, pupil.losses(lessons), strict=True)
+        figures["held_out"] = mean(after < earlier for earlier, after in pairs)
+    return figures
+
+
+# What must not change
+
+
+def _anchor_figures(pupil: Pupil, anchors: Sequence[Anchor], max_tokens: int) -> dict[str, float]:
+    if not anchors:
+        return {}
+    pairs = [(one.prompt, one.answer) for one in anchors]
+    with pupil.as_live():
+        expected = pupil.distributions(pairs)
+    # A distribution's own logarithm serves as its logits.
+    found = pupil.distributions(pairs)
+    nats = [float(distillation.loss(*both)) for both in zip(found, expected, strict=True)]
+    return {"anchor_nats": mean(nats), "changed": _changed(pupil, anchors, max_tokens)}
+
+
+def _changed(pupil: Pupil, anchors: Sequence[Anchor], max_tokens: int) -> float:
+    """The share of greedy answers that are not what they were."""
+    answers = pupil.answer([one.prompt for one in anchors], max_tokens)
+    return mean(answer != one.answer for answer, one in zip(answers, anchors, strict=True))

@@ -1,0 +1,287 @@
+"""The story of the trainer: read, archive, make lessons, teach, judge, publish, acknowledge last.
+
+Every step is one of those that `learnback_store.archive` tells of, in its order, and can be cut
+off: at the next start `recover` brings queue, archive and checkpoints to one truth, and the queue
+gives back what was not acknowledged. A round counts from the rename of its checkpoint on.
+
+Feedback that makes a round fail is tried again. From its third delivery on it is tried alone, so
+that it takes no other feedback with it, and after `most_deliveries` it is a dead letter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from learnback_store.announcements import announce
+from learnback_store.archive import Archive
+from learnback_store.checkpoints import CheckpointStore
+from learnback_store.connection import Client
+from learnback_store.errors import AliasMovedError, StoreUnavailableError
+from learnback_store.feedback import Delivery, FeedbackQueue
+from learnback_store.generations import Traffic
+from learnback_store.keys import Keys
+from learnback_store.live_views import LiveViews
+from learnback_store.paging import FeedbackFilter
+from learnback_store.records import FeedbackRecord, FeedbackState, FeedbackView
+from learnback_store.rounds import Round
+from learnback_store.settlement import recover_redis, settle
+from learnback_trainer.anchors import Question, from_canaries, from_traffic
+from learnback_trainer.errors import RoundStoppedError
+from learnback_trainer.lessons import is_teachable
+from learnback_trainer.publishing import Candidate, open_pupil, publish, put_aside
+from learnback_trainer.pupil import Base, LoraShape, Pupil
+from learnback_trainer.school import Curriculum, Report, Sources, hold_round
+from learnback_trainer.update import Progress
+
+_log = logging.getLogger(__name__)
+
+STEPS = (
+    "read", "archived", "begun", "lessons", "taught", "gated", "decided", "written", "renamed",
+    "alias moved", "finished", "announced", "told", "acknowledged",
+)  # fmt: skip
+"""The steps of a round that publishes, in order; `on_step` hears of each when it is done."""
+
+# From this delivery on feedback is tried alone: one crash may be anybody's fault, two hardly.
+_ALONE_FROM = 3
+# Longest wait for a first piece of feedback before the trainer looks whether Redis is still itself.
+_WAIT_SECONDS = 5.0
+# Between two tries while Redis is away, or after a round has failed.
+_RETRY_SECONDS = 1.0
+# Between two signs of life to the queue, and two lines of progress, during a round.
+_SIGN_SECONDS = 5.0
+
+
+class Trainer:
+    """Works on one queue.
+
+    Args:
+        base: The base model.
+        redis: The client.
+        keys: Where queue and traffic lie.
+        archive: The archive; this process writes it.
+        checkpoints: Where candidates go.
+        curriculum: How rounds are taught and judged.
+        shape: Size of the first adapter.
+        round_size: Most feedback in a round.
+        round_wait: Seconds that the first feedback of a round may wait for others.
+        most_deliveries: Times that feedback is tried.
+        keep: How many published and rejected checkpoints to keep.
+        canary_file: The operator's canaries.
+        on_step: Told the name of each step of `STEPS` when it is done.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        redis: Client,
+        keys: Keys,
+        archive: Archive,
+        checkpoints: CheckpointStore,
+        curriculum: Curriculum,
+        *,
+        shape: LoraShape,
+        round_size: int = 16,
+        round_wait: float = 2.0,
+        most_deliveries: int = 5,
+        keep: tuple[int, int] = (20, 5),
+        canary_file: Path | None = None,
+        on_step: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._base = base
+        self._redis, self._keys = redis, keys
+        self._archive, self._checkpoints = archive, checkpoints
+        self._queue, self._views = FeedbackQueue(redis, keys), LiveViews(redis, keys)
+        self._traffic = Traffic(redis, keys)
+        self._curriculum, self._shape = curriculum, shape
+        self._round_size, self._round_wait = round_size, round_wait
+        self._most_deliveries, self._keep = most_deliveries, keep
+        self._canaries = from_canaries(canary_file, base.reader) if canary_file else []
+        self._reached = on_step
+        self._stopped = threading.Event()
+
+    # The story
+
+    def run(self) -> None:
+        """Works until it is told to stop; what goes wrong is logged and tried again."""
+        _log.info("waiting for feedback; live is %s", self._checkpoints.aliases().live)
+        while not self._stopped.is_set():
+            try:
+                self.recover()
+                self.work(_WAIT_SECONDS)
+            except RoundStoppedError:
+                _log.info("told to stop: the round is given up, its feedback stays in the queue")
+            except StoreUnavailableError as error:
+                _log.warning("%s; trying again", error)
+                self._stopped.wait(_RETRY_SECONDS)
+            except Exception:  # noqa: BLE001  # logged with its trace, and bounded by deliveries
+                # Whatever one round dies of must not keep the next one from being held: the
+                # feedback is delivered again, then alone, and at last becomes a dead letter.
+                _log.exception("the round has failed; its feedback will be tried again")
+                self._stopped.wait(_RETRY_SECONDS)
+        self._give_up_round()
+
+    def recover(self) -> None:
+        """Brings queue, archive and checkpoints to one truth, after a crash or a loss of Redis."""
+        if recover_redis(self._archive, self._redis, self._keys):
+            _log.info("wrote to Redis what the archive knows")
+        settlement = settle(self._archive, self._checkpoints)
+        if settlement is not None:
+            end = "finished" if settlement.finished else "given up"
+            _log.info("a round that was cut off is now %s", end)
+            self._views.publish(settlement.views)
+            announce(self._redis, self._keys, self._checkpoints.aliases().serial)
+
+    def work(self, wait_seconds: float = 0.0) -> int:
+        """Takes a batch and settles it; returns how many deliveries that were."""
+        batch = self._queue.read_batch(
+            self._round_size,
+            age_seconds=self._round_wait,
+            wait_seconds=wait_seconds,
+            stop=self._stopped.is_set,
+        )
+        if not batch:
+            return 0
+        self._reached("read")
+        together = [one for one in batch if one.deliveries < _ALONE_FROM]
+        alone = [one for one in batch if one.deliveries >= _ALONE_FROM]
+        for deliveries in filter(None, (together, *([one] for one in alone))):
+            self._settle(deliveries)
+        return len(batch)
+
+    def stop(self) -> None:
+        """Ends `run` soon: a round that is not decided yet is given up."""
+        self._stopped.set()
+
+    # A batch
+
+    def _settle(self, batch: Sequence[Delivery]) -> None:
+        """Sees a batch through all steps, up to acknowledging it."""
+        taken = self._archive.take(
+            [(one.record, one.attempt) for one in batch], self._checkpoints.learned_feedback()
+        )
+        self._reached("archived")
+        self._bury_hopeless(batch)
+        fresh = [self._archive.get(one.view.feedback_id) for one in taken if not one.settled]
+        waiting = [one for one in fresh if one.account.state is FeedbackState.QUEUED]
+        teachable = [one for one in waiting if is_teachable(one.record)]
+        if teachable:
+            self._hold_round(teachable, batch)
+        # Ratings and preferences stay QUEUED in the archive, which waits for their objectives.
+        views = [self._archive.get(one.feedback_id) for one in batch]
+        self._views.publish(views)
+        self._reached("told")
+        self._queue.close((one, view.account) for one, view in zip(batch, views, strict=True))
+        self._reached("acknowledged")
+        self._checkpoints.retain(*self._keep)
+
+    def _bury_hopeless(self, batch: Sequence[Delivery]) -> None:
+        for one in batch:
+            state = self._archive.get(one.feedback_id).account.state
+            if one.deliveries > self._most_deliveries and not state.final:
+                reason = f"tried {one.deliveries - 1} times, and the round failed each time"
+                self._archive.move([one.feedback_id], FeedbackState.DEAD_LETTERED, reason)
+                _log.error("feedback %s is a dead letter: %s", one.feedback_id, reason)
+
+    # A round
+
+    def _hold_round(self, views: Sequence[FeedbackView], batch: Sequence[Delivery]) -> None:
+        parent = self._checkpoints.aliases().live
+        this = self._archive.begin_round(parent, [one.feedback_id for one in views])
+        self._views.publish(self._archive.get(one.feedback_id) for one in views)
+        self._reached("begun")
+        _log.info("a round about %d pieces of feedback, on %s", len(views), parent)
+        with open_pupil(
+            self._base, self._checkpoints, parent, self._shape, self._curriculum.seed
+        ) as pupil:
+            report = hold_round(
+                pupil,
+                self._base.name,
+                views,
+                Sources(self._questions(), self._earlier()),
+                self._curriculum,
+                reached=self._reached,
+                watch=self._watching(batch),
+            )
+            name = self._decide(this, report, pupil)
+        self._archive.finish_round(this.round_id)
+        self._reached("finished")
+        if name:
+            self._announce()
+            _log.info("published %s: learned %d of %d", name, len(report.learned), len(views))
+
+    def _decide(self, this: Round, report: Report, pupil: Pupil) -> str:
+        """Publishes what passed, or puts aside what did not; returns the name of what is live."""
+        if report.verdict is None:
+            self._archive.decide_round(this.round_id, report.outcomes)
+            return ""
+        candidate = Candidate(this, report.learned, report.objectives, report.verdict)
+        if not report.verdict.passed:
+            aside = put_aside(self._checkpoints, self._base, pupil, candidate)
+            _log.info("the candidate is kept aside as %s", aside)
+            self._archive.decide_round(this.round_id, report.outcomes)
+            return ""
+        name = self._checkpoints.new_name()
+        self._archive.decide_round(this.round_id, report.outcomes, name)
+        self._reached("decided")
+        publish(
+            self._checkpoints, name, self._base, pupil, candidate,
+            written=lambda: self._reached("written"),
+        )  # fmt: skip
+        self._reached("renamed")
+        self._make_live(name, this.parent)
+        self._reached("alias moved")
+        return name
+
+    def _make_live(self, name: str, parent: str) -> None:
+        try:
+            self._checkpoints.promote(name, expected=parent)
+        except AliasMovedError as error:
+            _log.warning("%s is published and not live: meanwhile %s", name, error)
+
+    def _announce(self) -> None:
+        # Servers look by themselves too, so that Redis being away costs a second and no more.
+        with contextlib.suppress(StoreUnavailableError):
+            announce(self._redis, self._keys, self._checkpoints.aliases().serial)
+        self._reached("announced")
+
+    # What a round needs
+
+    def _questions(self) -> list[Question]:
+        amount = 2 * self._curriculum.amounts.questions
+        return self._canaries + from_traffic(self._traffic.sample(amount), self._base.reader)
+
+    def _earlier(self) -> list[FeedbackRecord]:
+        wanted = FeedbackFilter(states=frozenset({FeedbackState.LEARNED}))
+        page = self._archive.page(wanted, page_size=self._curriculum.amounts.dialogues)
+        return [view.record for view in page.views]
+
+    def _watching(self, batch: Sequence[Delivery]) -> Callable[[Progress], None]:
+        """Returns what is told of each step: it shows progress, signs of life, and stops."""
+        last = time.monotonic()
+
+        def watch(progress: Progress) -> None:
+            nonlocal last
+            if self._stopped.is_set():
+                raise RoundStoppedError
+            if time.monotonic() - last > _SIGN_SECONDS or progress.step == progress.steps:
+                last = time.monotonic()
+                _log.info(
+                    "step %d of %d: lessons %.3f, anchors %.4f nats a token",
+                    progress.step, progress.steps, progress.lesson_loss, progress.anchor_loss,
+                )  # fmt: skip
+                with contextlib.suppress(StoreUnavailableError):
+                    self._queue.keep_alive(batch)
+
+        return watch
+
+    def _give_up_round(self) -> None:
+        """Ends a round that was begun and not decided, so that its feedback is QUEUED again."""
+        settlement = settle(self._archive, self._checkpoints)
+        if settlement is not None:
+            with contextlib.suppress(StoreUnavailableError):
+                self._views.publish(settlement.views)

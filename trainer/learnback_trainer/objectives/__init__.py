@@ -1,0 +1,1 @@
+"""What is minimised on an example: one file an objective, each with its paper."""

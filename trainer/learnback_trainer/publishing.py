@@ -1,0 +1,96 @@
+"""A candidate on disk: the student's adapter with its manifest, published or put aside."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from learnback_store.checkpoints import CheckpointStore
+from learnback_store.manifest import BASE, CheckpointKind, GateVerdict, Manifest
+from learnback_store.records import Objective
+from learnback_store.rounds import Round
+from learnback_trainer.errors import ModelError
+from learnback_trainer.pupil import Base, LoraShape, Pupil
+
+# What computes the weights, and so belongs to their provenance.
+_LIBRARIES = ("learnback", "peft", "torch", "transformers")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What a manifest will say of a round."""
+
+    round: Round
+    feedback_ids: tuple[str, ...]
+    objectives: tuple[Objective, ...]
+    verdict: GateVerdict
+
+
+def open_pupil(
+    base: Base, checkpoints: CheckpointStore, parent: str, shape: LoraShape, seed: int
+) -> Pupil:
+    """Returns the model of a round that begins at a checkpoint, after checking its every byte.
+
+    Raises:
+        CheckpointError: The checkpoint is missing, changed, or made for another base model.
+        ModelError: It is no adapter, or one that does not fit.
+    """
+    if parent == BASE:
+        return Pupil(base, None, shape, seed)
+    found = checkpoints.verify(parent, base.digest)
+    if found.manifest.kind is not CheckpointKind.ADAPTER:
+        raise ModelError(f"{parent} is no adapter; only adapters can be taught on")
+    return Pupil(base, checkpoints.fetch(parent))
+
+
+def publish(
+    checkpoints: CheckpointStore,
+    name: str,
+    base: Base,
+    pupil: Pupil,
+    candidate: Candidate,
+    written: Callable[[], None],
+) -> None:
+    """Publishes the student; it exists by the last act or not at all.
+
+    Args:
+        checkpoints: Where to.
+        name: A new name.
+        base: The base model.
+        pupil: The model, taught.
+        candidate: What the manifest says.
+        written: Told when the files lie aside, before the rename.
+    """
+    with checkpoints.draft() as draft:
+        pupil.save(draft, base.name)
+        written()
+        checkpoints.publish(draft, _manifest(name, base, candidate))
+
+
+def put_aside(checkpoints: CheckpointStore, base: Base, pupil: Pupil, candidate: Candidate) -> str:
+    """Keeps a student that the gate refused, for inspection; returns its name."""
+    name = checkpoints.new_name()
+    with checkpoints.draft() as draft:
+        pupil.save(draft, base.name)
+        checkpoints.reject(draft, _manifest(name, base, candidate))
+    return name
+
+
+def _manifest(name: str, base: Base, candidate: Candidate) -> Manifest:
+    return Manifest(
+        name=name,
+        kind=CheckpointKind.ADAPTER,
+        parent=candidate.round.parent,
+        base_model=base.name,
+        base_digest=base.digest,
+        round_id=candidate.round.round_id,
+        feedback_ids=candidate.feedback_ids,
+        objectives=candidate.objectives,
+        gate=candidate.verdict,
+        library_versions=_versions(_LIBRARIES),
+    )
+
+
+def _versions(names: Sequence[str]) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in names}

@@ -1,0 +1,318 @@
+"""The model of a round: frozen as it lives, and the copy of its adapter that is being taught.
+
+Both stand on one base model in memory: `live` is the base with the parent's adapter (or the bare
+base), the student is the base with the adapter in training. The student's adapter begins as a copy
+of the parent's and goes on from there, so what is published always applies to the *base model*
+alone, and never to a chain of adapters: the server merges one adapter, whatever came before. The
+price is that all rounds share one low rank; an adapter that has filled up is for consolidation to
+mend, which trains anew from the base.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+
+from learnback_nano import path as nano_path
+from learnback_store.digests import model_digest
+from learnback_trainer.errors import ModelError
+from learnback_trainer.reader import Ids, Reader
+
+_log = logging.getLogger(__name__)
+
+NANO = "nano"
+"""Stands for the embedded model, which is a folder inside a package rather than a name."""
+
+# PEFT writes an adapter of this name to the folder itself, every other one to a folder below it.
+_STUDENT = "default"
+_LIVE = "live"
+
+# Sequences that go through the model at once while nothing is learned. At 500 tokens and a
+# vocabulary of 150,000 in float32, eight of them make 2.4 GB of logits.
+_FORWARD_BATCH = 8
+# Sequences that answer at once; while decoding, only the last token has logits.
+_ANSWER_BATCH = 64
+
+_MODEL_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The base model that every checkpoint stands on."""
+
+    name: str
+    digest: str
+    """`learnback_store.digests.model_digest` of its folder."""
+    network: PreTrainedModel
+    reader: Reader
+
+
+@dataclass(frozen=True, slots=True)
+class LoraShape:
+    """The size of the adapters that are made anew; one that goes on keeps its own."""
+
+    rank: int = 8
+    alpha: int = 16
+
+
+def load_base(name: str, *, device: str = "auto", dtype: str = "auto") -> Base:
+    """Loads the base model.
+
+    Args:
+        name: "nano", a folder, or a name of the hub.
+        device: "cpu", "cuda", "cuda:N" or "auto".
+        dtype: Name of a torch dtype; "auto" is float32 on the CPU and as stored on CUDA.
+
+    Raises:
+        ModelError: There is no such model, or it can't be taught here.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    folder = _folder(name)
+    kind: Any = "auto" if dtype == "auto" and device != "cpu" else _dtype(dtype)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=kind)
+        network = network.to(device).eval()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{name}: the model can't be loaded: {error}") from error
+    network.requires_grad_(requires_grad=False)
+    context = int(network.config.get_text_config().max_position_embeddings)
+    reader = Reader(tokenizer, _end_ids(network, tokenizer), context)
+    return Base(name, model_digest(folder), network, reader)
+
+
+def _folder(name: str) -> Path:
+    if name == NANO:
+        return nano_path()
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_MODEL_FILES)))
+    except (HFValidationError, RepositoryNotFoundError, OSError) as error:
+        raise ModelError(f"{name}: neither a folder nor a model of the hub: {error}") from error
+
+
+def _dtype(name: str) -> torch.dtype:
+    return torch.float32 if name == "auto" else getattr(torch, name)
+
+
+def _end_ids(network: Any, tokenizer: Any) -> tuple[int, ...]:
+    configured = network.generation_config.eos_token_id
+    if configured is None:
+        configured = tokenizer.eos_token_id
+    if configured is None:
+        return ()
+    return tuple(configured) if isinstance(configured, list) else (int(configured),)
+
+
+class Pupil:
+    """A base model with an adapter that is taught, for one round. A context manager frees it.
+
+    Methods speak of the student, and inside `as_live()` of the frozen live model.
+
+    Args:
+        base: The base model; must not be used otherwise meanwhile.
+        parent: The folder of the live checkpoint's adapter; None if the base itself is live.
+        shape: Size of the adapter, if there is no parent.
+        seed: Of a new adapter's first values.
+    """
+
+    def __init__(
+        self, base: Base, parent: Path | None, shape: LoraShape | None = None, seed: int = 0
+    ) -> None:
+        self.reader = base.reader
+        self._parent = parent
+        self._model: Any = (
+            _new_adapter(base, shape or LoraShape(), seed)
+            if parent is None
+            else _parents_adapter(base, parent)
+        )
+        self._model.eval()
+
+    def __enter__(self) -> Pupil:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._model.unload()
+        del self._model
+
+    @contextlib.contextmanager
+    def as_live(self) -> Iterator[None]:
+        """Within this, the model is the live one, frozen."""
+        if self._parent is None:
+            with self._model.disable_adapter():
+                yield
+            return
+        self._model.set_adapter(_LIVE)
+        try:
+            yield
+        finally:
+            self._model.set_adapter(_STUDENT)
+
+    def weights(self) -> list[torch.nn.Parameter]:
+        """Returns what is taught: the student's adapter."""
+        return [weight for weight in self._model.parameters() if weight.requires_grad]
+
+    def save(self, folder: Path, base_name: str) -> None:
+        """Writes the student's adapter as PEFT does, with the name of its base and no path.
+
+        Args:
+            folder: An empty folder.
+            base_name: What the base model is called in the configuration.
+        """
+        self._model.peft_config[_STUDENT].base_model_name_or_path = base_name
+        self._model.save_pretrained(folder, selected_adapters=[_STUDENT])
+        # A card with blanks to fill in, for people who share adapters on the hub.
+        (folder / "README.md").unlink(missing_ok=True)
+
+    # Asking
+
+    @torch.inference_mode()
+    def answer(self, prompts: Sequence[Ids], max_tokens: int) -> list[Ids]:
+        """Returns greedy answers, each with its end token unless it was cut off.
+
+        Args:
+            prompts: Inputs up to the model's turn.
+            max_tokens: Longest answer.
+        """
+        answers: dict[Ids, Ids] = {}
+        # Alike in length side by side, so that little is padding; each question only once.
+        waiting = sorted(set(prompts), key=lambda prompt: (len(prompt), prompt))
+        for start in range(0, len(waiting), _ANSWER_BATCH):
+            batch = waiting[start : start + _ANSWER_BATCH]
+            answers |= zip(batch, self._generate(batch, max_tokens), strict=True)
+        return [answers[prompt] for prompt in prompts]
+
+    def _generate(self, prompts: Sequence[Ids], max_tokens: int) -> list[Ids]:
+        ids, mask = self._left_padded(prompts)
+        kind: Any = GenerationConfig  # untyped
+        settings = kind(
+            do_sample=False,
+            max_new_tokens=max_tokens,
+            eos_token_id=sorted(self.reader.end_ids) or None,
+            pad_token_id=self.reader.pad_id,
+        )
+        output = self._model.generate(
+            input_ids=ids, attention_mask=mask, generation_config=settings
+        )
+        return [self._until_end(row[ids.shape[1] :]) for row in output.tolist()]
+
+    def _until_end(self, row: Sequence[int]) -> Ids:
+        for place, token in enumerate(row):
+            if token in self.reader.end_ids:
+                return tuple(row[: place + 1])
+        return tuple(row)
+
+    # Reading along
+
+    def logits(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[Tensor]:
+        """Returns what the model expects at each token of given answers; keeps the gradient.
+
+        Args:
+            pairs: Inputs, each with an answer of at least one token.
+
+        Returns:
+            For each, logits in float32 of shape [tokens of the answer, vocabulary].
+        """
+        rows = [prompt + answer for prompt, answer in pairs]
+        ids, mask = self._left_padded(rows)
+        # The answers stand at the right edge, so that only there logits need to be made.
+        longest = max(len(answer) for _, answer in pairs)
+        output = self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+            logits_to_keep=longest + 1,
+            use_cache=False,
+        )
+        return [
+            output.logits[row, longest - len(answer) : longest].float()
+            for row, (_, answer) in enumerate(pairs)
+        ]
+
+    @torch.inference_mode()
+    def losses(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[float]:
+        """Returns the negative log-likelihood of given answers, in nats a token."""
+        found = []
+        for start in range(0, len(pairs), _FORWARD_BATCH):
+            batch = pairs[start : start + _FORWARD_BATCH]
+            for logits, (_, answer) in zip(self.logits(batch), batch, strict=True):
+                target = torch.tensor(answer, device=logits.device)
+                found.append(float(torch.nn.functional.cross_entropy(logits, target)))
+        return found
+
+    @torch.inference_mode()
+    def distributions(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[Tensor]:
+        """Returns log-probabilities at each token of given answers, shaped as `logits` does."""
+        found = []
+        for start in range(0, len(pairs), _FORWARD_BATCH):
+            logits = self.logits(pairs[start : start + _FORWARD_BATCH])
+            found += [one.log_softmax(dim=-1) for one in logits]
+        return found
+
+    @torch.inference_mode()
+    def meaning(self, prompts: Sequence[Ids]) -> Tensor:
+        """Returns the mean of the last layer's states over each prompt, [prompts, hidden size]."""
+        found = []
+        for start in range(0, len(prompts), _ANSWER_BATCH):
+            ids, mask = self._left_padded(prompts[start : start + _ANSWER_BATCH])
+            output = self._model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+                output_hidden_states=True,
+                use_cache=False,
+                logits_to_keep=1,
+            )
+            states = output.hidden_states[-1].float() * mask[:, :, None]
+            found.append(states.sum(dim=1) / mask.sum(dim=1, keepdim=True))
+        return torch.cat(found)
+
+    def _left_padded(self, rows: Sequence[Ids]) -> tuple[Tensor, Tensor]:
+        """Rows of tokens as one tensor, filled up on the left, and the mask of what is real."""
+        width = max(map(len, rows))
+        filled = [[self.reader.pad_id] * (width - len(row)) + list(row) for row in rows]
+        mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+        device = self._model.device
+        return torch.tensor(filled, device=device), torch.tensor(mask, device=device)
+
+
+def _new_adapter(base: Base, shape: LoraShape, seed: int) -> PeftModel:
+    config = LoraConfig(
+        r=shape.rank,
+        lora_alpha=shape.alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            made = get_peft_model(base.network, config, adapter_name=_STUDENT)
+        except ValueError as error:
+            raise ModelError(f"{base.name}: no adapter fits this model: {error}") from error
+    return made
+
+
+def _parents_adapter(base: Base, parent: Path) -> PeftModel:
+    try:
+        model = PeftModel.from_pretrained(
+            base.network, parent, adapter_name=_STUDENT, is_trainable=True
+        )
+        model.load_adapter(parent, _LIVE, is_trainable=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"the live checkpoint's adapter can't be loaded: {error}") from error
+    model.set_adapter(_STUDENT)
+    return model

@@ -1,0 +1,168 @@
+"""One round in memory: from feedback to a taught model and a decision. Nothing here is durable."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from learnback_store.manifest import GateVerdict
+from learnback_store.records import FeedbackRecord, FeedbackState, FeedbackView, Lesson, Objective
+from learnback_store.rounds import Outcome
+from learnback_trainer import anchors as anchoring
+from learnback_trainer.anchors import Amounts, Anchors, Question
+from learnback_trainer.gate import Budget, Judgement, Proof, judge
+from learnback_trainer.lessons import Exercise, make_exercises, practice
+from learnback_trainer.pupil import NANO, Pupil
+from learnback_trainer.reader import Ids
+from learnback_trainer.update import Progress, Recipe, Taught, teach
+
+_log = logging.getLogger(__name__)
+
+NOT_ADOPTED = "asked again without the criticism, the model does not answer as it asks"
+
+
+@dataclass(frozen=True, slots=True)
+class Curriculum:
+    """How rounds are taught and judged."""
+
+    recipe: Recipe
+    budget: Budget
+    amounts: Amounts
+    answer_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where anchors come from, besides what is shipped."""
+
+    questions: Sequence[Question] = ()
+    """From traffic and canaries, in order of preference."""
+    earlier: Sequence[FeedbackRecord] = ()
+    """Feedback that was learned in earlier rounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a round came to."""
+
+    outcomes: tuple[Outcome, ...]
+    verdict: GateVerdict | None
+    """None if there was nothing to teach."""
+    objectives: tuple[Objective, ...] = ()
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """The feedback that was learned."""
+        states = ((one.feedback_id, one.state) for one in self.outcomes)
+        return tuple(one for one, state in states if state is FeedbackState.LEARNED)
+
+
+def hold_round(
+    pupil: Pupil,
+    base_name: str,
+    views: Sequence[FeedbackView],
+    sources: Sources,
+    curriculum: Curriculum,
+    *,
+    reached: Callable[[str], None] = lambda _: None,
+    watch: Callable[[Progress], None] = lambda _: None,
+) -> Report:
+    """Teaches feedback to a model and judges it.
+
+    Args:
+        pupil: The model; taught in place.
+        base_name: Name of the base model: "nano" has anchors of its own.
+        views: Feedback that `lessons.is_teachable`.
+        sources: Where anchors come from.
+        curriculum: How.
+        reached: Told "lessons", "taught" and "gated" when the round has come so far.
+        watch: Told after each step of teaching; what it raises ends the round.
+    """
+    made = make_exercises(views, pupil, curriculum.answer_tokens)
+    excused = [
+        Outcome(feedback_id, FeedbackState.NOT_LEARNED, reason)
+        for feedback_id, reason in made.excused.items()
+    ]
+    if not made.made:
+        return Report(tuple(excused), None)
+    rng = Random(curriculum.seed)
+    anchors = _anchors(pupil, base_name, made.made, sources, curriculum, rng)
+    lessons = made.made + practice(
+        [(one.exchange, one.prompt, one.exercise) for one in anchors.practice],
+        pupil,
+        curriculum.answer_tokens,
+    )
+    _log.info(
+        "%d lessons, %d more to practise, %d anchors",
+        len(made.made), len(lessons) - len(made.made), len(anchors.rehearsed),
+    )  # fmt: skip
+    reached("lessons")
+    taught = teach(pupil, lessons, anchors.rehearsed, curriculum.recipe, rng, watch)
+    reached("taught")
+    exercises = taught.exercises[: len(made.made)]
+    judgement = judge(pupil, exercises, anchors, curriculum.budget, curriculum.answer_tokens)
+    _tell(taught, judgement)
+    reached("gated")
+    outcomes = [_outcome(one, judgement, pupil) for one in exercises]
+    objectives = tuple(sorted({one.objective for one in exercises}))
+    return Report((*excused, *outcomes), judgement.verdict, objectives)
+
+
+def _anchors(
+    pupil: Pupil,
+    base_name: str,
+    exercises: Sequence[Exercise],
+    sources: Sources,
+    curriculum: Curriculum,
+    rng: Random,
+) -> Anchors:
+    reader, amounts = pupil.reader, curriculum.amounts
+    questions = list(sources.questions)
+    dialogues: list[Ids] = [one.dialogue for one in exercises if one.dialogue]
+    dialogues += anchoring.dialogues_of(sources.earlier, reader)
+    if base_name == NANO:
+        # Twice as many, for those like the criticised ones are practised on.
+        questions += anchoring.shipped_questions(2 * amounts.questions, rng, reader)
+        dialogues += anchoring.shipped_dialogues(amounts.dialogues, rng, reader)
+    return anchoring.make_anchors(
+        pupil,
+        exercises,
+        questions,
+        dialogues,
+        amounts=amounts,
+        max_tokens=curriculum.answer_tokens,
+        rng=rng,
+    )
+
+
+def _outcome(exercise: Exercise, judgement: Judgement, pupil: Pupil) -> Outcome:
+    proof = judgement.proofs[exercise.feedback_id]
+    if not judgement.verdict.passed:
+        state, reason = FeedbackState.NOT_LEARNED, "; ".join(judgement.verdict.reasons)
+    elif not proof.adopted:
+        state, reason = FeedbackState.NOT_LEARNED, NOT_ADOPTED
+    else:
+        state, reason = FeedbackState.LEARNED, ""
+    return Outcome(exercise.feedback_id, state, reason, (_lesson(exercise, proof, pupil),))
+
+
+def _lesson(exercise: Exercise, proof: Proof, pupil: Pupil) -> Lesson:
+    return Lesson(
+        objective=exercise.objective,
+        refinement=pupil.reader.text(exercise.target),
+        loss_before=proof.loss_before,
+        loss_after=proof.loss_after,
+        answer_before=proof.answer_before,
+        answer_after=proof.answer_after,
+    )
+
+
+def _tell(taught: Taught, judgement: Judgement) -> None:
+    verdict = judgement.verdict
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in verdict.figures.items())
+    _log.info("taught in %d steps; %s", taught.steps, figures)
+    for reason in verdict.reasons:
+        _log.warning("the gate refuses: %s", reason)
