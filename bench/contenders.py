@@ -1,0 +1,137 @@
+"""The contenders of the serving benchmark, each behind one face: `measure(workload) -> Figures`.
+
+Every contender lives in processes of its own, started once and idle while others are measured.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, Protocol
+
+from bench import load, peers
+from bench.figures import Figures, Trace, figures
+from bench.workload import Workload
+
+START_SECONDS = 120.0
+"""Longest that a server may take to load a model, in seconds."""
+
+
+class Contender(Protocol):
+    """Something that answers workloads."""
+
+    name: str
+
+    def measure(self, workload: Workload) -> Figures:
+        """Answers the whole workload once."""
+        ...
+
+    def close(self) -> None:
+        """Ends its processes."""
+        ...
+
+
+def _worker() -> ProcessPoolExecutor:
+    """A process that is started afresh, not forked, and lives on between calls."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+
+class Learnback:
+    """Our server, with its client in another process, over gRPC on loopback."""
+
+    name = "learnback"
+
+    def __init__(self, model: str, threads: int) -> None:
+        """Starts the server and waits until it serves."""
+        self._server = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "learnback_server", "--model", model),
+                *("--listen", "127.0.0.1:0", "--threads", str(threads)),
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._address = f"127.0.0.1:{self._port()}"
+        self._client = _worker()
+
+    def _port(self) -> int:
+        lines = []
+        for line in self._server.stderr or ():
+            lines.append(line)
+            found = re.search(r"on port (\d+)", line)
+            if found:
+                return int(found[1])
+        raise RuntimeError("the server did not start:\n" + "".join(lines))
+
+    def measure(self, workload: Workload) -> Figures:
+        """See `Contender.measure`."""
+        return figures(self._client.submit(load.run, self._address, workload).result())
+
+    def close(self) -> None:
+        """See `Contender.close`."""
+        self._client.shutdown()
+        self._server.terminate()
+        self._server.wait(START_SECONDS)
+
+
+class Transformers:
+    """A way of calling transformers directly."""
+
+    def __init__(self, name: str, run: Callable[[Workload], list[Trace]], *load_: Any) -> None:
+        """Loads the model in a process of its own; `run` is called there."""
+        self.name = name
+        self._run = run
+        self._worker = _worker()
+        self._worker.submit(_load, *load_).result()
+
+    def measure(self, workload: Workload) -> Figures:
+        """See `Contender.measure`."""
+        return figures(self._worker.submit(self._run, workload).result())
+
+    def close(self) -> None:
+        """See `Contender.close`."""
+        self._worker.submit(_unload).result()
+        self._worker.shutdown()
+
+
+# What follows runs in a worker, whose one model is kept here between calls.
+_model: Any = None
+_managers: dict[int, peers.ContinuousBatching] = {}
+
+
+def _load(model: str, threads: int) -> None:
+    global _model
+    _model = peers.load(model, threads)
+
+
+def _unload() -> None:
+    for manager in _managers.values():
+        manager.stop()
+
+
+def _one_at_a_time(workload: Workload) -> list[Trace]:
+    return peers.one_at_a_time(_model, workload)
+
+
+def _static_batches(workload: Workload) -> list[Trace]:
+    return peers.static_batches(_model, workload)
+
+
+def _continuous_batching(workload: Workload) -> list[Trace]:
+    if workload.streams not in _managers:
+        _managers[workload.streams] = peers.ContinuousBatching(_model, workload.streams)
+    return _managers[workload.streams].run(workload)
+
+
+def all_contenders(model: str, threads: int) -> list[Contender]:
+    """Starts every contender on a model, each with `threads` threads for torch."""
+    return [
+        Learnback(model, threads),
+        Transformers("transformers batching", _continuous_batching, model, threads),
+        Transformers("static batches", _static_batches, model, threads),
+        Transformers("generate", _one_at_a_time, model, threads),
+    ]

@@ -1,0 +1,60 @@
+"""The load that learnback gets: closed loops of streamed calls over gRPC, on raw stubs.
+
+It runs in a process of its own, as a client would. Raw stubs rather than the client library, so
+that what is measured is the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import grpc.aio
+import uvloop
+
+from bench.figures import Trace
+from bench.workload import Task, Workload
+from learnback.v1 import inference_pb2, inference_pb2_grpc
+
+
+def run(address: str, workload: Workload) -> list[Trace]:
+    """Works off a workload against a server, and returns what came when."""
+    return uvloop.run(_run(address, workload))
+
+
+async def _run(address: str, workload: Workload) -> list[Trace]:
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        tasks = iter(workload.tasks)
+        traces: list[Trace] = []
+        await asyncio.gather(*(_caller(stub, tasks, traces) for _ in range(workload.streams)))
+        return traces
+
+
+async def _caller(
+    stub: inference_pb2_grpc.InferenceServiceAsyncStub, tasks: Iterator[Task], traces: list[Trace]
+) -> None:
+    """Sends the next request as soon as the last one is answered."""
+    for task in tasks:
+        request = _request(task)
+        sent = time.perf_counter()
+        tokens: list[float] = []
+        async for response in stub.GenerateStream(request):
+            if response.HasField("delta"):
+                now = time.perf_counter()
+                tokens += [now] * len(response.delta.token_ids)
+        if len(tokens) != task.new_tokens:
+            raise RuntimeError(f"{len(tokens)} tokens came instead of {task.new_tokens}")
+        traces.append(Trace(sent, tuple(tokens)))
+
+
+def _request(task: Task) -> inference_pb2.GenerateStreamRequest:
+    return inference_pb2.GenerateStreamRequest(
+        spec=inference_pb2.GenerationSpec(
+            token_ids=inference_pb2.TokenIds(ids=task.prompt_ids),
+            sampling=inference_pb2.Sampling(
+                temperature=0, max_tokens=task.new_tokens, ignore_eos=True
+            ),
+        )
+    )

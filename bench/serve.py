@@ -1,0 +1,112 @@
+"""Serving speed of learnback against transformers: `python -m bench.serve`.
+
+The same requests (mixed lengths, greedy, random prompts) go to every contender at 1, 4, 16 and 64
+streams, in rounds, one contender after the other, and the table gives medians over the rounds. The
+others call the library in their own process; learnback answers over gRPC to a client in another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import shapes
+from bench.contenders import Contender, all_contenders
+from bench.figures import Figures, median_of
+from bench.workload import Lengths, make_workload
+
+STREAMS = (1, 4, 16, 64)
+
+WARM_UP = 4
+"""Requests that each contender answers unmeasured, at each number of streams."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is asked of a model, so that a run takes minutes on two cores."""
+
+    lengths: Lengths
+    requests_per_stream: dict[int, int]
+    rounds: int
+    threads: int
+
+
+SCALES = {
+    # A model this small is fastest on one thread, with every contender.
+    "nano": Scale(Lengths((16, 128), (16, 96)), {1: 8, 4: 6, 16: 5, 64: 4}, rounds=3, threads=1),
+    "qwen3-0.6b": Scale(
+        Lengths((16, 64), (8, 24)),
+        {1: 2, 4: 1, 16: 1, 64: 1},
+        rounds=1,
+        threads=os.cpu_count() or 1,
+    ),
+}
+
+
+def measure(
+    contenders: Sequence[Contender], streams: int, scale: Scale, vocab_size: int
+) -> dict[str, Figures]:
+    """Measures every contender at one number of streams; medians over the rounds."""
+    requests = streams * scale.requests_per_stream[streams]
+    taken: dict[str, list[Figures]] = {contender.name: [] for contender in contenders}
+    warm_up = make_workload(streams, min(streams, WARM_UP), scale.lengths, vocab_size, seed=0)
+    for contender in contenders:
+        contender.measure(warm_up)
+    for seed in range(1, scale.rounds + 1):
+        workload = make_workload(streams, requests, scale.lengths, vocab_size, seed)
+        for contender in contenders:
+            taken[contender.name].append(contender.measure(workload))
+            note(f"  {streams} streams, round {seed}: {contender.name}")
+    return {name: median_of(rounds) for name, rounds in taken.items()}
+
+
+def table(streams: int, results: dict[str, Figures]) -> list[str]:
+    """Rows of the table, with the throughput of each as a share of learnback's."""
+    ours = results["learnback"].tokens_per_second
+    return [
+        f"| {streams} | {name} | {one.requests_per_second:.1f} | {one.tokens_per_second:.0f} "
+        f"| {one.ttft_p50 * 1e3:.1f} | {one.itl_p50 * 1e3:.2f} | {one.itl_p99 * 1e3:.2f} "
+        f"| {ours / one.tokens_per_second:.2f}x |"
+        for name, one in results.items()
+    ]
+
+
+HEADER = [
+    "| streams | contender | requests/s | tokens/s | TTFT p50 ms | ITL p50 ms | ITL p99 ms "
+    "| learnback is |",
+    "|--:|---|--:|--:|--:|--:|--:|--:|",
+]
+
+
+def note(text: str) -> None:
+    """Tells whoever waits how far it is."""
+    sys.stderr.write(text + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures the models asked for and prints a table of each."""
+    parser = argparse.ArgumentParser(prog="python -m bench.serve", description=__doc__)
+    parser.add_argument("models", nargs="*", default=["nano"], help="nano, qwen3-0.6b (random)")
+    parser.add_argument("--streams", type=int, nargs="+", default=list(STREAMS))
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.models:
+            scale = SCALES[name]
+            model = shapes.make(name, Path(folder))
+            note(f"{name}: starting the contenders")
+            contenders = all_contenders(str(model.folder), scale.threads)
+            rows = list(HEADER)
+            for streams in arguments.streams:
+                rows += table(streams, measure(contenders, streams, scale, model.vocab_size))
+            for contender in contenders:
+                contender.close()
+            sys.stdout.write(f"\n{name}, {scale.threads} threads\n\n" + "\n".join(rows) + "\n")
+
+
+if __name__ == "__main__":
+    main()
