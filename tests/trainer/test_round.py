@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -13,11 +14,11 @@ from learnback_store.records import Critique, FeedbackRecord, FeedbackState, Obj
 from learnback_store.rounds import Round, RoundState
 from learnback_trainer.anchors import Amounts
 from learnback_trainer.gate import Budget
-from learnback_trainer.lessons import NOTHING_TO_CHANGE
+from learnback_trainer.lessons import NOTHING_TO_CHANGE, make_exercises
 from learnback_trainer.publishing import Candidate, open_pupil, publish
 from learnback_trainer.pupil import Base, LoraShape, Pupil
 from learnback_trainer.school import Curriculum, Report, Sources, hold_round
-from learnback_trainer.update import Recipe
+from learnback_trainer.update import Recipe, teach
 from tests.trainer.critics import (
     ANSWER_TOKENS,
     asked,
@@ -81,6 +82,16 @@ def test_a_correction_is_learned(base: Base) -> None:
     assert report.learned == (record.feedback_id,)
     assert report.objectives == (Objective.SFT,)
     assert base.reader.text(answer) == "The capital of France is Lyon."
+
+
+def test_of_two_answers_the_weightier_is_learned(base: Base) -> None:
+    records = [correction("What is the capital of France?", "Paris.", right) for right in "AB"]
+    with Pupil(base, None) as pupil:
+        made = make_exercises(views(records), pupil, ANSWER_TOKENS).made
+        lessons = [replace(one, weight=w) for one, w in zip(made, (0.1, 1.0), strict=True)]
+        teach(pupil, lessons, [], Recipe(steps=20), Random(0))
+        [answer] = pupil.answer([made[0].prompt], ANSWER_TOKENS)
+    assert base.reader.text(answer) == "B"
 
 
 def test_contradicting_critiques_are_refused(base: Base) -> None:

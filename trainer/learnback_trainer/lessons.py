@@ -47,6 +47,8 @@ class Exercise:
     """The answer to learn, with its end token."""
     dialogue: Ids = ()
     """The input [x][y][c], as the teacher sees it; empty for a correction."""
+    weight: float = 1.0
+    """How much its loss counts in the round, 0 to 1."""
 
     @property
     def feedback_id(self) -> str:
@@ -137,7 +139,8 @@ def practice(
         record = replace(exercise.record, exchange=exchange, prompt_ids=prompt)
         if isinstance(record.signal, Critique):
             with contextlib.suppress(LessonError):
-                drafts.append(_draft(record, pupil.reader, max_tokens))
+                draft = _draft(record, pupil.reader, max_tokens)
+                drafts.append(replace(draft, weight=exercise.weight))
     made = revised(drafts, pupil, max_tokens)
     return [one for one in made if not _unteachable(one, pupil.reader)]
 

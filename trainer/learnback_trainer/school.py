@@ -153,6 +153,7 @@ def _lesson(exercise: Exercise, proof: Proof, pupil: Pupil) -> Lesson:
     return Lesson(
         objective=exercise.objective,
         refinement=pupil.reader.text(exercise.target),
+        weight=exercise.weight,
         loss_before=proof.loss_before,
         loss_after=proof.loss_after,
         answer_before=proof.answer_before,

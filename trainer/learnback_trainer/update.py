@@ -166,7 +166,10 @@ def _usable(exercise: Exercise, pupil: Pupil) -> bool:
 def _losses(
     pupil: Pupil, teacher: _Teacher, exercises: Sequence[Exercise], anchors: Sequence[Anchor]
 ) -> tuple[Tensor, Tensor]:
-    """The mean losses of exercises and anchors, in nats a token, with gradient."""
+    """The mean losses of exercises and anchors, in nats a token, with gradient.
+
+    An exercise of weight w counts w times; light ones do not make the anchors count for more.
+    """
     # For every answer: what the student reads before it, and what the teacher does.
     asked = [(one.prompt, one.target) for one in exercises]
     asked += [(one.prompt, one.answer) for one in anchors]
@@ -181,8 +184,9 @@ def _losses(
             objectives, student, distributions, asked, strict=True
         )
     ]
-    lessons, rehearsed = each[: len(exercises)], each[len(exercises) :]
-    lesson_loss = torch.stack(lessons).mean()
+    weighted = [one.weight * loss for one, loss in zip(exercises, each, strict=False)]
+    rehearsed = each[len(exercises) :]
+    lesson_loss = torch.stack(weighted).mean()
     return lesson_loss, torch.stack(rehearsed).mean() if rehearsed else lesson_loss.new_zeros(())
 
 
