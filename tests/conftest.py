@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ os.environ.setdefault("MKL_CBWR", "AUTO")
 # No test asks the network for a model, and none draws a progress bar.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+# A shell starts what it puts into the background with Ctrl-C ignored, and all that tests start
+# would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # One example can be a whole run of the engine, and a machine that runs tests can be busy.
 settings.register_profile(
