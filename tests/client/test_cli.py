@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2
 from typer.testing import CliRunner
 
 from learnback_client.cli.app import app
@@ -342,3 +343,24 @@ def test_a_secret_is_not_told_in_errors(monkeypatch):
     monkeypatch.setenv("LEARNBACK_TOKEN", "sec ret")
     assert "sec ret" not in one_line(invoke("generate", "a"), 1)
     assert "sec ret" not in repr(load_settings({}, None))
+
+
+# health
+
+
+def test_health_of_what_serves():
+    result = invoke("health")
+    assert (result.exit_code, result.stdout) == (0, "serving\n")
+
+
+def test_health_of_a_service_that_drains(server):
+    server.health.set("draining", health_pb2.HealthCheckResponse.NOT_SERVING)
+    assert "draining says not_serving" in one_line(invoke("health", "--service", "draining"), 1)
+
+
+def test_health_of_a_service_that_is_unknown():
+    one_line(invoke("health", "--service", "no.such.Service"), 1)
+
+
+def test_health_without_a_server():
+    one_line(invoke("health", "--address", "127.0.0.1:1", "--timeout", "2"), 1)
