@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
-from learnback_trainer.objectives import distillation, sft
+from learnback_trainer.objectives import distillation, dpo, imitation, kto, sft
+from learnback_trainer.objectives.distillation import Divergence
+from learnback_trainer.objectives.kto import Kto
 
 TOKENS, VOCABULARY = 5, 11
 
@@ -49,3 +52,80 @@ def test_sft_is_the_cross_entropy_a_token() -> None:
     expected = sum(-math.log(_probabilities(row)[token]) for row, token in rows) / TOKENS
     found = sft.loss(logits, torch.tensor(answer))
     torch.testing.assert_close(found.item(), expected, rtol=1e-5, atol=0)
+
+
+def _divergence(p: list[float], q: list[float]) -> float:
+    return sum(one * math.log(one / other) for one, other in zip(p, q, strict=True))
+
+
+def _jsd(p: list[float], q: list[float], share: float) -> float:
+    mixture = [share * one + (1 - share) * other for one, other in zip(p, q, strict=True)]
+    return share * _divergence(p, mixture) + (1 - share) * _divergence(q, mixture)
+
+
+def _rows(teacher: torch.Tensor, student: torch.Tensor) -> list[tuple[list[float], list[float]]]:
+    pairs = zip(teacher.tolist(), student.tolist(), strict=True)
+    return [(_probabilities(p), _probabilities(q)) for p, q in pairs]
+
+
+@pytest.mark.parametrize("share", [0.5, 0.2])
+def test_other_divergences(share: float) -> None:
+    teacher, student = _logits(1), _logits(2)
+    rows, log_probs = _rows(teacher, student), teacher.log_softmax(dim=-1)
+    reverse = distillation.loss(student, log_probs, Divergence.REVERSE_KL)
+    assert reverse.item() == pytest.approx(sum(_divergence(q, p) for p, q in rows) / TOKENS)
+    jsd = distillation.loss(student, log_probs, Divergence.JSD, share)
+    assert jsd.item() == pytest.approx(sum(_jsd(p, q, share) for p, q in rows) / TOKENS)
+
+
+def test_the_tail_stands_for_all_other_pieces() -> None:
+    teacher, student, count = _logits(1), _logits(2), 3
+    expected = 0.0
+    for p, q in _rows(teacher, student):
+        top = sorted(range(VOCABULARY), key=p.__getitem__, reverse=True)[:count]
+        short = [[row[v] for v in top] + [1 - sum(row[v] for v in top)] for row in (p, q)]
+        expected += _divergence(*short) / TOKENS
+    pieces = distillation.likeliest(teacher, count)
+    found = distillation.loss(
+        distillation.bucketed(student, pieces), distillation.bucketed(teacher, pieces)
+    )
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, VOCABULARY, 100])
+def test_a_small_vocabulary_is_compared_exactly(count: int) -> None:
+    teacher = _logits(1)
+    pieces = distillation.likeliest(teacher, count)
+    assert pieces is None
+    assert torch.equal(distillation.bucketed(teacher, pieces), teacher.log_softmax(dim=-1))
+
+
+def test_imitation_is_the_cross_entropy_of_the_refinement() -> None:
+    logits, answer = _logits(5), [1, 2, 3, 4, 10]
+    rows = zip(logits.tolist(), answer, strict=True)
+    expected = sum(-math.log(_probabilities(row)[token]) for row, token in rows) / TOKENS
+    assert imitation.loss(logits, torch.tensor(answer)).item() == pytest.approx(expected)
+
+
+def test_the_best_refinement_is_likely_and_leaves_nothing_to_change() -> None:
+    # Sums of nats: 3.1, 1.5, 2.0, 1.5; of the two best the first.
+    assert imitation.best([0.1, 1.0, 2.0, 0.5], [3.0, 0.5, 0.0, 1.0]) == 1
+
+
+@pytest.mark.parametrize("ratio", [-7.0, 0.0, 3.0])
+@pytest.mark.parametrize("mismatched", [[], [-2.0, 1.0], [4.0, 1.0]])
+def test_kto_is_its_equation(ratio: float, mismatched: list[float]) -> None:
+    settings = Kto(beta=0.3, desirable=1.5, undesirable=0.7)
+    z = max(0.0, sum(mismatched) / len(mismatched)) if mismatched else 0.0
+    point = kto.reference_point(torch.tensor(mismatched))
+    good, bad = (
+        kto.loss(torch.tensor(ratio), point, good=good, settings=settings).item()
+        for good in (True, False)
+    )
+    assert good == pytest.approx(1.5 * (1 - 1 / (1 + math.exp(-0.3 * (ratio - z)))))
+    assert bad == pytest.approx(0.7 * (1 - 1 / (1 + math.exp(-0.3 * (z - ratio)))))
+
+
+def test_dpo_is_its_equation() -> None:
+    found = dpo.loss(torch.tensor(1.5), torch.tensor(-2.0), 0.1)
+    assert found.item() == pytest.approx(-math.log(1 / (1 + math.exp(-0.1 * 3.5))))

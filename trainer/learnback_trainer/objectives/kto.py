@@ -1,0 +1,58 @@
+"""KTO on ratings: a good answer becomes likelier, a bad one less likely, each by itself.
+
+Ethayarajh et al. 2024, "KTO: Model Alignment as Prospect Theoretic Optimization", equations 7, 8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Kto:
+    """What can be set."""
+
+    beta: float = 0.1
+    """How soon the loss has had enough, in 1 / nats of an answer."""
+    desirable: float = 1.0
+    """Lambda_D: weight of good answers."""
+    undesirable: float = 1.0
+    """Lambda_U: weight of bad answers."""
+
+
+def loss(log_ratio: Tensor, reference_point: Tensor, *, good: bool, settings: Kto) -> Tensor:
+    """Returns the loss of one rated answer, a scalar between 0 and its lambda.
+
+        L = lambda_D ( 1 - sigmoid( beta (r - z) ) )        for a good answer
+        L = lambda_U ( 1 - sigmoid( beta (z - r) ) )        for a bad one
+
+        r = log q(y | x) - log p(y | x)
+
+    where q is the student and p the frozen live model, both over the whole answer y.
+
+    Args:
+        log_ratio: r.
+        reference_point: z, what `reference_point` returns.
+        good: Whether the rating is positive.
+        settings: beta and lambdas.
+    """
+    if good:
+        return settings.desirable * (1 - (settings.beta * (log_ratio - reference_point)).sigmoid())
+    return settings.undesirable * (1 - (settings.beta * (reference_point - log_ratio)).sigmoid())
+
+
+def reference_point(mismatched_log_ratios: Tensor) -> Tensor:
+    """Returns the KL divergence of student and live model as far as a batch tells it, in nats.
+
+        z = max( 0,  mean_i [ log q(y_i | x_j) - log p(y_i | x_j) ] ),   j != i
+
+    Args:
+        mismatched_log_ratios: Of rated answers under prompts that are not theirs, without gradient;
+            may be empty, and z is then 0.
+    """
+    if not len(mismatched_log_ratios):
+        return torch.zeros((), device=mismatched_log_ratios.device)
+    return mismatched_log_ratios.mean().clamp(min=0)
