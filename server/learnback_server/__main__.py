@@ -40,11 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def _serve(config: ServerConfig) -> int:
     # Not before the configuration is known to be good: torch takes seconds to import.
     from learnback_server import app
+    from learnback_server.metrics import ServerMetrics
 
     try:
-        server, port = app.new_server(config)
+        metrics = ServerMetrics(config.model)
+        server, port = app.new_server(config, metrics)
         # Blocks the loop, which has nothing else to do yet.
-        serving = app.build(config, server, app.load(config))
+        serving = app.build(config, server, app.load(config), metrics)
         stop, hurry = _signals()
         await serving.start()
     except app.StartError as error:

@@ -37,9 +37,11 @@ from learnback_server.hot_swap import HotSwap
 from learnback_server.intake import Defaults, Intake
 from learnback_server.limits import Admission
 from learnback_server.mailbox import PostOffice
+from learnback_server.metrics import CallMeter, ServerMetrics
 from learnback_server.prompts import PromptReader
 from learnback_server.records import GenerationRecorder
 from learnback_server.service import InferenceService
+from learnback_telemetry.exposition import Exposition
 
 _log = logging.getLogger(__name__)
 
@@ -57,14 +59,17 @@ class StartError(Exception):
     """The server can't start; the message says why, and what to do."""
 
 
-def new_server(config: ServerConfig) -> tuple[grpc.aio.Server, int]:
+def new_server(config: ServerConfig, metrics: ServerMetrics) -> tuple[grpc.aio.Server, int]:
     """Returns a gRPC server that is bound to its port but not yet started, and the port.
 
     Raises:
         StartError: The address can't be listened on.
     """
     server = grpc.aio.server(
-        interceptors=[Guard(config.max_message_bytes, hints(config))],
+        interceptors=[
+            CallMeter(metrics),
+            Guard(config.max_message_bytes, hints(config), metrics.refused),
+        ],
         options=_channel_options(config),
     )
     try:
@@ -141,6 +146,9 @@ class App:
     """None if no Redis is configured."""
     swap: HotSwap | None
     """None if no folder of checkpoints is configured."""
+    metrics: ServerMetrics
+    exposition: Exposition | None
+    """None if no metrics are served."""
     services: tuple[str, ...]
     """Full names of ours that are offered."""
     model: LoadedModel
@@ -151,8 +159,9 @@ class App:
         """Proves that the model makes a token, then takes calls.
 
         Raises:
-            StartError: The first token could not be made.
+            StartError: The first token could not be made, or metrics can't be served.
         """
+        self._serve_metrics()
         self.engine.start()
         await self._make_one_token()
         if self.handover is not None:
@@ -185,9 +194,23 @@ class App:
             _log.warning("some calls did not end")
         await self.server.stop(grace=0)
         await self.recorder.aclose()
+        if self.exposition is not None:
+            await asyncio.to_thread(self.exposition.close)
         if self.handover is not None:
             await self.handover.aclose()
         _log.info("stopped")
+
+    def _serve_metrics(self) -> None:
+        if self.exposition is None:
+            return
+        try:
+            self.exposition.start()
+        except OSError as error:
+            raise StartError(
+                f"can't serve metrics on {self.config.metrics_listen}: {error}. "
+                "Choose another address with --metrics-listen."
+            ) from error
+        _log.info("serving metrics on port %d", self.exposition.port)
 
     async def _emptied(self, seconds: float) -> bool:
         """Waits until nobody is inside; returns whether that came about in time."""
@@ -219,7 +242,9 @@ async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
         task.cancel()
 
 
-def build(config: ServerConfig, server: grpc.aio.Server, model: LoadedModel) -> App:
+def build(
+    config: ServerConfig, server: grpc.aio.Server, model: LoadedModel, metrics: ServerMetrics
+) -> App:
     """Puts the services on a server. Call it on the event loop that will run them.
 
     Raises:
@@ -227,7 +252,9 @@ def build(config: ServerConfig, server: grpc.aio.Server, model: LoadedModel) -> 
     """
     post = PostOffice(asyncio.get_running_loop())
     options = config.engine_options()
-    engine = Engine(model, options, post.publish)
+    engine = Engine(model, options, post.publish, metrics)
+    metrics.watch_engine(engine.stats)
+    metrics.base_is_live(model.facts.checkpoint, model.facts.digest)
     admission = Admission(options.max_running + options.max_waiting)
     prompts = PromptReader(model.tokenizer, model.facts)
     catalog = Catalog(model.facts)
@@ -240,12 +267,12 @@ def build(config: ServerConfig, server: grpc.aio.Server, model: LoadedModel) -> 
     handover = _open_handover(config)
     log = handover.generations if handover else None
     checkpoints = handover.checkpoints if handover else None
-    swap = HotSwap(model, engine, catalog, checkpoints) if checkpoints else None
+    swap = HotSwap(model, engine, catalog, checkpoints, metrics) if checkpoints else None
     recorder = GenerationRecorder(log, prompts.text_of)
     lost = asyncio.Event()
     service = InferenceService(engine, post, admission, intake, recorder, lost.set)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server)
-    services = (INFERENCE, *(handover.serve(server, model.facts) if handover else ()))
+    services = (INFERENCE, *(handover.serve(server, model.facts, metrics) if handover else ()))
     servicer = _tell_of(services, server)
     return App(
         config=config,
@@ -257,6 +284,10 @@ def build(config: ServerConfig, server: grpc.aio.Server, model: LoadedModel) -> 
         recorder=recorder,
         handover=handover,
         swap=swap,
+        metrics=metrics,
+        exposition=(
+            Exposition(metrics.families, config.metrics_listen) if config.metrics_listen else None
+        ),
         services=services,
         model=model,
         lost=lost,

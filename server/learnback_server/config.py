@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -185,6 +185,12 @@ class ServerConfig(BaseSettings):
         description="Seconds that calls on a connection past its age may still take.",
     )
 
+    metrics_listen: str = Field(
+        "",
+        description="Address to serve metrics on over HTTP, HOST:PORT, such as 127.0.0.1:9464. "
+        "Port 0 takes a free one, which is logged. Empty: none are served.",
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe messages to log: debug, info, warning or error."
     )
@@ -204,9 +210,11 @@ class ServerConfig(BaseSettings):
         """Leaves only the arguments: `read_command_line` merges the sources in the open."""
         return (init_settings,)
 
-    @field_validator("listen")
+    @field_validator("listen", "metrics_listen")
     @classmethod
-    def _listen_is_host_and_port(cls, value: str) -> str:
+    def _is_host_and_port(cls, value: str, info: ValidationInfo) -> str:
+        if not value and info.field_name == "metrics_listen":
+            return value
         match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\s\[\]]+):(\d{1,5})", value)
         if match is None or int(match[2]) > _HIGHEST_PORT:
             raise ValueError("must be HOST:PORT with a port of 0 to 65535, such as 0.0.0.0:50051")

@@ -11,7 +11,7 @@ Not offered here: EraseAuthor.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import NoReturn
 
@@ -63,6 +63,7 @@ class FeedbackService(FeedbackServiceServicer):
         generations: Finds what it speaks of.
         calls: Gives places to calls that are answered at once.
         watchers: Gives places to calls that last.
+        taken: Told the kind of each piece of feedback that was queued.
     """
 
     def __init__(
@@ -72,12 +73,14 @@ class FeedbackService(FeedbackServiceServicer):
         generations: GenerationLog,
         calls: Admission,
         watchers: Admission,
+        taken: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._inbox = inbox
         self._views = views
         self._generations = generations
         self._calls = calls
         self._watchers = watchers
+        self._taken = taken
 
     async def SubmitFeedback(  # noqa: N802
         self, request: pb.SubmitFeedbackRequest, _context: Context
@@ -87,6 +90,8 @@ class FeedbackService(FeedbackServiceServicer):
             check_submission(request)
             record = await self._joined(request)
             submission = await self._inbox.submit(record, request_id=request.request_id)
+            if not submission.repeated:
+                self._taken(record.signal.kind)
         return pb.SubmitFeedbackResponse(feedback=feedback_to_proto(submission.view))
 
     async def GetFeedback(  # noqa: N802

@@ -51,11 +51,18 @@ class Guard(grpc.aio.ServerInterceptor):
     Args:
         max_message_bytes: Largest request.
         hints: How to have a service that is switched off, by its full name.
+        refused: Told of each error that a call ends with.
     """
 
-    def __init__(self, max_message_bytes: int, hints: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        max_message_bytes: int,
+        hints: Mapping[str, str] | None = None,
+        refused: Callable[[CallError], None] = lambda _: None,
+    ) -> None:
         self._max_message_bytes = max_message_bytes
         self._hints = hints or {}
+        self._refused = refused
 
     async def intercept_service(
         self,
@@ -66,7 +73,8 @@ class Guard(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         handler = await continuation(handler_call_details)
         if handler is None:
-            return _unimplemented(method, self._hints.get(method.strip("/").partition("/")[0], ""))
+            hint = self._hints.get(method.strip("/").partition("/")[0], "")
+            return self._unimplemented(method, hint)
         if not method.startswith(OUR_SERVICES):
             return handler
         # Typed as of synchronous servers, so Any. Without a deserializer, bytes come here as they
@@ -89,7 +97,7 @@ class Guard(grpc.aio.ServerInterceptor):
             try:
                 return await method(self._decoded(raw, decode), context)
             except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets a status
-                await _abort(context, error)
+                await self._abort(context, error)
 
         return call
 
@@ -101,7 +109,7 @@ class Guard(grpc.aio.ServerInterceptor):
                     async for reply in replies:
                         await context.write(reply)
             except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets a status
-                await _abort(context, error)
+                await self._abort(context, error)
 
         return call
 
@@ -119,22 +127,21 @@ class Guard(grpc.aio.ServerInterceptor):
                 [Violation("", f"the request is malformed: {error}")]
             ) from error
 
+    def _unimplemented(self, method: str, hint: str) -> Handler:
+        message = f"this server does not offer {clipped(method, _MAX_METHOD_CHARS)}"
 
-def _unimplemented(method: str, hint: str) -> Handler:
-    message = f"this server does not offer {clipped(method, _MAX_METHOD_CHARS)}"
+        async def call(_: object, context: Context) -> None:
+            error = UnimplementedError(f"{message}; {hint}" if hint else message, method=method)
+            await self._abort(context, error)
 
-    async def call(_: object, context: Context) -> None:
-        error = UnimplementedError(f"{message}; {hint}" if hint else message, method=method)
-        await _abort(context, error)
+        # Streaming both ways, it answers every kind of call before its request has come.
+        return grpc.stream_stream_rpc_method_handler(call)
 
-    # Streaming both ways, it answers every kind of call before its request has come.
-    return grpc.stream_stream_rpc_method_handler(call)
-
-
-async def _abort(context: Context, error: Exception) -> NoReturn:
-    """Ends the call with the status that tells of the error."""
-    known = error if isinstance(error, CallError) else _logged(error)
-    await context.abort(known.code, known.message, to_trailing_metadata(known))
+    async def _abort(self, context: Context, error: Exception) -> NoReturn:
+        """Ends the call with the status that tells of the error."""
+        known = error if isinstance(error, CallError) else _logged(error)
+        self._refused(known)
+        await context.abort(known.code, known.message, to_trailing_metadata(known))
 
 
 def _logged(error: Exception) -> InternalError:

@@ -19,10 +19,17 @@ from learnback_server.config import ServerConfig
 from learnback_server.engine.options import ModelFacts
 from learnback_server.feedback_service import FeedbackService
 from learnback_server.limits import Admission
+from learnback_server.metrics import ServerMetrics
 from learnback_store.aliases import Aliases
 from learnback_store.announcements import watch_aliases
 from learnback_store.checkpoints import CheckpointStore
-from learnback_store.connection import AsyncClient, connect_async, store_errors
+from learnback_store.connection import (
+    AsyncClient,
+    Client,
+    connect,
+    connect_async,
+    store_errors,
+)
 from learnback_store.errors import StoreUnavailableError
 from learnback_store.gathering import GatheringWriter
 from learnback_store.generations import GenerationLog
@@ -62,6 +69,8 @@ class Handover:
     checkpoints: CheckpointStore | None
     calls: Admission
     watchers: Admission
+    scrapes: Client
+    """For what Prometheus asks, on threads of its own."""
 
     @classmethod
     def open(cls, config: ServerConfig) -> Handover:
@@ -81,9 +90,12 @@ class Handover:
             CheckpointStore(Path(config.checkpoint_dir)) if config.checkpoint_dir else None,
             Admission(_MAX_CALLS),
             Admission(_MAX_WATCHERS),
+            connect(config.redis_url),
         )
 
-    def serve(self, server: grpc.aio.Server, facts: ModelFacts) -> list[str]:
+    def serve(
+        self, server: grpc.aio.Server, facts: ModelFacts, metrics: ServerMetrics
+    ) -> list[str]:
         """Puts the services on a server; returns their names."""
         feedback = FeedbackService(
             FeedbackInbox(self.writer, self.keys),
@@ -91,7 +103,10 @@ class Handover:
             self.generations,
             self.calls,
             self.watchers,
+            metrics.feedback_taken,
         )
+        metrics.store.watch(self.scrapes, self.keys)
+        metrics.watch_backlog(lambda: self.generations.backlog)
         feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, server)
         if self.checkpoints is None:
             return [FEEDBACK]
@@ -134,3 +149,4 @@ class Handover:
         await self.generations.aclose()
         await self.writer.aclose()
         await self.redis.aclose()
+        self.scrapes.close()

@@ -16,6 +16,7 @@ from learnback_server.errors import ContextLengthError, Violation
 from learnback_server.ids import new_generation_id
 from learnback_server.prompts import PromptReader
 from learnback_server.validation import MAX_SEED, SpecCheck
+from learnback_telemetry.context import TRACE_ID, ids_in_hand
 
 # Smaller values would drive logits out of the range of float32. A temperature this low is greedy in
 # all but name, and becomes so; a repetition penalty this low forbids nothing more when it falls.
@@ -97,6 +98,7 @@ class Intake:
             arrived=arrived,
             queue_deadline=arrived + (self._defaults.queue_timeout if wait is None else wait),
             deadline=_earliest(call_deadline, None if limit is None else arrived + limit),
+            trace_id=ids_in_hand().get(TRACE_ID, ""),
         )
         return Asked(spec, request, checkpoint, spec.request_id, call_deadline)
 

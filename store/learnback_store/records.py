@@ -37,6 +37,11 @@ def least_feedback_id(time_ms: int) -> str:
     return f"fb-{time_ms * 1_000_000:016x}"
 
 
+def feedback_time_ns(feedback_id: str) -> int:
+    """Returns when an id was made, in nanoseconds since 1970 (UTC)."""
+    return int(feedback_id.removeprefix("fb-")[:16], 16)
+
+
 def new_round_id() -> str:
     """Returns the id of a round of training; sorts by time, as `new_feedback_id`."""
     return f"round-{time.time_ns():016x}{secrets.token_hex(_ID_RANDOM_BYTES)}"

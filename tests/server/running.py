@@ -21,6 +21,7 @@ from learnback.v1 import inference_pb2 as pb
 from learnback.v1.inference_pb2_grpc import InferenceServiceStub
 from learnback_server import app
 from learnback_server.config import ServerConfig
+from learnback_server.metrics import ServerMetrics
 from tests.tiny import write_tiny_model
 
 # Only a hang would take so long.
@@ -47,8 +48,9 @@ class RunningServer:
         self._loop = asyncio.get_running_loop()
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
         try:
-            server, self.port = app.new_server(self.config)
-            self.app = app.build(self.config, server, app.load(self.config))
+            self.metrics = ServerMetrics(self.config.model)
+            server, self.port = app.new_server(self.config, self.metrics)
+            self.app = app.build(self.config, server, app.load(self.config), self.metrics)
             await self.app.start()
         except BaseException as error:
             self._failure = error

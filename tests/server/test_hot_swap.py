@@ -16,6 +16,7 @@ from learnback_server.engine.loading import LoadedModel, load_model
 from learnback_server.engine.messages import FinishReason
 from learnback_server.errors import CheckpointNotFoundError
 from learnback_server.hot_swap import HotSwap
+from learnback_server.metrics import ServerMetrics
 from learnback_store.checkpoints import CheckpointStore
 from learnback_store.manifest import BASE, CheckpointKind, Manifest
 from tests.engine.harness import PlainModel, Running, request
@@ -48,7 +49,7 @@ class Swapped:
         self.catalog = Catalog(model.facts)
         self._running = running
         self._store = store
-        self._swap = HotSwap(model, running.engine, self.catalog, store)
+        self._swap = HotSwap(model, running.engine, self.catalog, store, ServerMetrics("tiny"))
 
     def follow(self) -> None:
         asyncio.run(self._swap.follow(self._store.aliases()))

@@ -37,6 +37,7 @@ from learnback_server.engine.sampling import Choice, choose
 from learnback_server.engine.scheduler import Scheduler
 from learnback_server.engine.sequence import Generation, Sequence
 from learnback_server.engine.slots import CheckpointSlots
+from learnback_server.engine.watch import EngineWatch, Unwatched
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +51,18 @@ class Engine:
     called on the engine's thread, at most once a step, and must return at once.
     """
 
-    def __init__(self, model: LoadedModel, options: EngineOptions, publish: Publish) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        options: EngineOptions,
+        publish: Publish,
+        watch: EngineWatch | None = None,
+    ) -> None:
         """Prepares to answer with `model`; nothing runs until `start`."""
         self._model = model
         self._options = options
         self._publish = publish
+        self._watch = watch or Unwatched()
         self._vocabulary = model.vocabulary
         self._eos = frozenset(model.facts.eos_ids)
         page_tokens = options.page_tokens or model.page_tokens
@@ -174,8 +182,10 @@ class Engine:
         self._steps += 1
         self._announce(rows)
         for checkpoint, own in _by_checkpoint(rows).items():
-            for sequence, choice in self._compute(own, self._slots.runner(checkpoint)):
+            chosen = self._compute(own, self._slots.runner(checkpoint))
+            for sequence, choice in chosen:
                 self._extend(sequence, choice)
+            self._time_tokens(chosen)
 
     def _compute(self, rows: list[StepRow], runner: ModelRunner) -> list[tuple[Sequence, Choice]]:
         """The token of each row that completes.
@@ -221,6 +231,17 @@ class Engine:
         if reason is not None:
             self._end(sequence, reason, match.stop)
 
+    def _time_tokens(self, chosen: list[tuple[Sequence, Choice]]) -> None:
+        """Tells how long after their tokens before the answers went on: mostly one time for all."""
+        now = time.monotonic()
+        counts: dict[float, int] = {}
+        for sequence, _ in chosen:
+            before, sequence.extended = sequence.extended, now
+            if before is not None:
+                counts[before] = counts.get(before, 0) + 1
+        for before, count in counts.items():
+            self._watch.between_tokens(now - before, count)
+
     def _finish_reason(self, sequence: Sequence, token: int, stop: str) -> FinishReason | None:
         """Why the candidate is complete with this token, or None if it is not."""
         sampling = sequence.sampling
@@ -235,6 +256,7 @@ class Engine:
         generation = sequence.generation
         if generation.first_token is None:
             generation.first_token = time.monotonic()
+            self._watch.first_token(generation.request, generation.first_token)
             for other in generation.sequences[1:]:
                 self._scheduler.add(other)
 
@@ -343,19 +365,19 @@ class Engine:
         if generation.started is None:
             self._leave_queue()
         self._slots.unpin(request.checkpoint)
-        self._events.append(
-            Finished(
-                generation_id=request.generation_id,
-                candidates=tuple(generation.ends[index] for index in range(request.n)),
-                prompt_tokens=len(request.prompt_ids),
-                completion_tokens=sum(s.generated for s in generation.sequences),
-                cached_tokens=generation.cached_tokens,
-                started=generation.started,
-                first_token=generation.first_token,
-                finished=time.monotonic(),
-                error=generation.error,
-            )
+        finished = Finished(
+            generation_id=request.generation_id,
+            candidates=tuple(generation.ends[index] for index in range(request.n)),
+            prompt_tokens=len(request.prompt_ids),
+            completion_tokens=sum(s.generated for s in generation.sequences),
+            cached_tokens=generation.cached_tokens,
+            started=generation.started,
+            first_token=generation.first_token,
+            finished=time.monotonic(),
+            error=generation.error,
         )
+        self._events.append(finished)
+        self._watch.finished(request, finished)
 
     def _tell(self) -> None:
         if self._events:

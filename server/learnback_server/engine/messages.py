@@ -65,6 +65,8 @@ class GenerationRequest:
     """When to give up waiting: ends as QUEUE_TIMEOUT."""
     deadline: float | None = None
     """When to end with what there is: ends as DEADLINE, in the queue or while decoding."""
+    trace_id: str = ""
+    """The trace that it belongs to, for those who count; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,8 @@ class Sequence:
         """How many of `tokens` have their keys and values in `pages`."""
         self.pages: list[int] = []
         self.registered_pages = 0
+        self.extended: float | None = None
+        """When it got its last token; None before the first."""
         self.prefix_parent: str | int = request.checkpoint
         self._random = random.Random(f"{request.sampling.seed}/{index}")
         self.uniform = self._random.random()
