@@ -66,6 +66,21 @@ def check_id(value: str, path: str) -> None:
     violations.refuse_if_any()
 
 
+def check_erasure(request: pb.EraseAuthorRequest) -> None:
+    """Checks every field.
+
+    Raises:
+        InvalidFieldError: Some are missing, malformed or out of their range.
+    """
+    violations = Violations()
+    for name, value in (("author", request.author), ("request_id", request.request_id)):
+        if not value:
+            violations.add(name, "is required")
+    check_author(request.author, "author", violations)
+    check_request_id(request.request_id, "request_id", violations)
+    violations.refuse_if_any()
+
+
 def check_listing(request: pb.ListFeedbackRequest) -> None:
     """Checks every field.
 

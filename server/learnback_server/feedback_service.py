@@ -6,22 +6,23 @@ may have been queued or not (the connection broke before Redis could say so), bu
 a repeat under the same id leaves it queued once. Request ids are those of the whole service.
 
 What became of feedback is told from Redis as the trainer wrote it there (`learnback_store.views`).
-Not offered here: EraseAuthor.
+An erasure is queued for the trainer as durably; what the author sends until it is done is erased
+too, what they send later is feedback like any other.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from typing import NoReturn
 
 import grpc
 
 from learnback.v1 import feedback_pb2 as pb
 from learnback.v1.feedback_pb2_grpc import FeedbackServiceServicer
-from learnback_server.errors import InvalidFieldError, UnimplementedError, Violation
+from learnback_server.errors import InvalidFieldError, Violation
 from learnback_server.feedback_checks import (
     DEFAULT_PAGE_SIZE,
+    check_erasure,
     check_id,
     check_listing,
     check_submission,
@@ -29,10 +30,12 @@ from learnback_server.feedback_checks import (
 from learnback_server.lasting import until_closed
 from learnback_server.limits import Admission
 from learnback_server.store_errors import store_errors_told
+from learnback_store.erasures import ErasureDesk
 from learnback_store.generations import GenerationLog
 from learnback_store.inbox import FeedbackInbox
 from learnback_store.paging import FeedbackFilter, FeedbackPage, page_token
 from learnback_store.protos import (
+    erasure_to_proto,
     exchange_from_proto,
     feedback_to_proto,
     filter_from_proto,
@@ -61,6 +64,7 @@ class FeedbackService(FeedbackServiceServicer):
         inbox: Takes it.
         views: Tells what became of it.
         generations: Finds what it speaks of.
+        erasures: Takes erasures.
         calls: Gives places to calls that are answered at once.
         watchers: Gives places to calls that last.
         taken: Told the kind of each piece of feedback that was queued.
@@ -71,6 +75,7 @@ class FeedbackService(FeedbackServiceServicer):
         inbox: FeedbackInbox,
         views: FeedbackViews,
         generations: GenerationLog,
+        erasures: ErasureDesk,
         calls: Admission,
         watchers: Admission,
         taken: Callable[[str], None] = lambda _: None,
@@ -78,6 +83,7 @@ class FeedbackService(FeedbackServiceServicer):
         self._inbox = inbox
         self._views = views
         self._generations = generations
+        self._erasures = erasures
         self._calls = calls
         self._watchers = watchers
         self._taken = taken
@@ -127,10 +133,13 @@ class FeedbackService(FeedbackServiceServicer):
                 yield pb.WatchFeedbackResponse(feedback=feedback_to_proto(view))
 
     async def EraseAuthor(  # noqa: N802
-        self, _request: pb.EraseAuthorRequest, _context: Context
-    ) -> NoReturn:
-        """Refuses: this server does not erase."""
-        raise UnimplementedError("this server does not offer EraseAuthor", method="EraseAuthor")
+        self, request: pb.EraseAuthorRequest, _context: Context
+    ) -> pb.EraseAuthorResponse:
+        """Asks the trainer to erase an author, or tells how far it has come."""
+        with self._calls.place(), store_errors_told():
+            check_erasure(request)
+            erasure = await self._erasures.request(request.author, request.request_id)
+        return pb.EraseAuthorResponse(erasure=erasure_to_proto(erasure))
 
     async def _joined(self, request: pb.SubmitFeedbackRequest) -> FeedbackRecord:
         """Returns the feedback with all that it speaks of."""
@@ -188,6 +197,7 @@ def _record(
         answer_ids=target.candidates[request.generation.candidate].token_ids,
         answered_by=target.checkpoint,
         answered_by_digest=target.checkpoint_digest,
+        asked_by=target.author,
     )
 
 

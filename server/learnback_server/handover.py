@@ -30,6 +30,7 @@ from learnback_store.connection import (
     connect_async,
     store_errors,
 )
+from learnback_store.erasures import ErasureDesk
 from learnback_store.errors import StoreUnavailableError
 from learnback_store.gathering import GatheringWriter
 from learnback_store.generations import GenerationLog
@@ -101,6 +102,7 @@ class Handover:
             FeedbackInbox(self.writer, self.keys),
             FeedbackViews(self.redis, self.keys),
             self.generations,
+            ErasureDesk(self.writer, self.keys),
             self.calls,
             self.watchers,
             metrics.feedback_taken,

@@ -1,10 +1,11 @@
 """What server and trainer hand to each other, and nothing else.
 
-Three hand-overs, the server's side (asyncio) and the trainer's (blocking):
+Three hand-overs, each with the server's side (asyncio) and the trainer's (blocking):
 
     feedback      inbox.py  takes it                   feedback.py    works the queue
                   views.py  tells what became of it    archive.py     accounts for it
                                                        live_views.py, dead_letters.py
+                  erasures.py  asks for erasure        purging.py     takes an author out
     generations   generations.py  keeps what was answered, and samples it
     checkpoints   announcements.py  follows            checkpoints.py  publishes
 

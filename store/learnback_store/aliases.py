@@ -17,7 +17,7 @@ Moving an alias to where it points already changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,6 +39,7 @@ _FILE = "aliases.json"
 _LOCK = "aliases.lock"
 # Moves that the file remembers. A service that publishes every minute remembers four hours.
 _MAX_MOVES = 256
+_WITHDRAWN = "withdraw a checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class AliasMove(Strict):
     before: str
     """Where it pointed; empty if nowhere."""
     after: str
+    """Where it points now; empty if nowhere."""
     time_ms: int
     request_id: str = ""
     asked: str = ""
@@ -101,6 +103,14 @@ class Aliases(Record):
             targets=targets,
             serial=self.serial + 1,
             moves=(*self.moves, move)[-_MAX_MOVES:],
+        )
+
+    def dropped(self, alias: str) -> Aliases:
+        """Returns the aliases with one of them, but for `live`, pointing nowhere."""
+        kept = {other: target for other, target in self.targets.items() if other != alias}
+        move = AliasMove(alias, self.targets[alias], "", now_ms(), asked=_WITHDRAWN)
+        return replace(
+            self, targets=kept, serial=self.serial + 1, moves=(*self.moves, move)[-_MAX_MOVES:]
         )
 
 
@@ -159,6 +169,23 @@ class AliasFile:
             then = now.moved(alias, target, request_id, asked)
             replace_text(self._path, then.to_json())
             return then.moves[-1]
+
+    def withdraw(self, names: Set[str], clean: str) -> bool:
+        """Leaves no alias at any of these checkpoints: `live` goes to `clean`, others nowhere.
+
+        Returns:
+            Whether any had pointed there.
+        """
+        with self.locked():
+            now = self.read()
+            then = now.moved(LIVE, clean, "", _WITHDRAWN) if now.live in names else now
+            dropped = [alias for alias, target in then.targets.items() if target in names]
+            for alias in dropped:
+                then = then.dropped(alias)
+            if then is now:
+                return False
+            replace_text(self._path, then.to_json())
+            return True
 
     def locked(self) -> AbstractContextManager[None]:
         """Holds off every move."""

@@ -50,7 +50,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from learnback_store.archive_reader import ArchiveReader
+from learnback_store.archive_erasures import ErasureWriter
 from learnback_store.archive_schema import open_writer, transaction
 from learnback_store.errors import RoundStateError
 from learnback_store.records import (
@@ -80,7 +80,7 @@ class Taken:
         return self.view.account.state.final
 
 
-class Archive(ArchiveReader):
+class Archive(ErasureWriter):
     """The archive, open for writing: one at a time. A context manager closes it.
 
     Args:
@@ -167,14 +167,6 @@ class Archive(ArchiveReader):
             return view
         return self._write(view, view.account.moved(state, reason, checkpoint=checkpoint))
 
-    def forget_author(self, author: str) -> int:
-        """Removes every piece of feedback of an author for good; returns how many there were."""
-        with transaction(self._db):
-            removed = self._db.execute("DELETE FROM feedback WHERE author = ?", [author]).rowcount
-        # Committed pages with the old text may still stand in the log.
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return removed
-
     def _insert(self, view: FeedbackView, attempt: int) -> None:
         record, account = view.record, view.account
         generation_id = record.generation.generation_id if record.generation else ""
@@ -205,31 +197,40 @@ class Archive(ArchiveReader):
 
     # Rounds
 
-    def begin_round(self, parent: str, feedback_ids: Sequence[str]) -> Round:
+    def begin_round(
+        self, parent: str, feedback_ids: Sequence[str], *, again: bool = False, replaces: str = ""
+    ) -> Round:
         """Begins a round about feedback that is QUEUED, and moves it to LEARNING.
 
+        Args:
+            parent: The checkpoint that it trains from.
+            feedback_ids: The feedback.
+            again: It is about feedback that is LEARNED, which it stays until the round is finished.
+            replaces: The checkpoint that `live` must still point at to be moved; empty: `parent`.
+
         Raises:
-            RoundStateError: Another round is unfinished, or some of it is not QUEUED.
+            RoundStateError: Another round is unfinished, or some of it is in another state.
             FeedbackNotFoundError: There is none of one of these ids.
         """
         round_id = new_round_id()
         with transaction(self._db):
             try:
                 self._db.execute(
-                    "INSERT INTO rounds VALUES (?, ?, ?, '', '', ?, NULL)",
-                    [round_id, RoundState.OPEN, parent, now_ms()],
+                    "INSERT INTO rounds VALUES (?, ?, ?, '', '', ?, NULL, ?)",
+                    [round_id, RoundState.OPEN, parent, now_ms(), replaces],
                 )
             except sqlite3.IntegrityError as error:
                 raise RoundStateError("another round is unfinished; settle it first") from error
             for feedback_id in feedback_ids:
-                self._join(round_id, feedback_id)
+                self._join(round_id, feedback_id, again=again)
         return self.round(round_id)
 
-    def _join(self, round_id: str, feedback_id: str) -> None:
+    def _join(self, round_id: str, feedback_id: str, *, again: bool) -> None:
         state = self.get(feedback_id).account.state
-        if state is not FeedbackState.QUEUED:
+        if state is not (FeedbackState.LEARNED if again else FeedbackState.QUEUED):
             raise RoundStateError(f"{feedback_id} is {state}, so no round can begin with it")
-        self._move(feedback_id, FeedbackState.LEARNING, "")
+        if not again:
+            self._move(feedback_id, FeedbackState.LEARNING, "")
         self._db.execute("INSERT INTO round_items VALUES (?, ?, NULL)", [round_id, feedback_id])
 
     def decide_round(
@@ -285,7 +286,7 @@ class Archive(ArchiveReader):
             return [self.get(feedback_id) for feedback_id in now.feedback_ids]
 
     def abandon_round(self, round_id: str, reason: str) -> list[FeedbackView]:
-        """Ends a round that came to nothing; its feedback goes back to QUEUED.
+        """Ends a round that came to nothing; its feedback goes back to where it was.
 
         Returns:
             Its feedback as it stands now; also when it was abandoned before.
@@ -299,7 +300,8 @@ class Archive(ArchiveReader):
                 raise RoundStateError(f"{round_id} is finished, so it can't be abandoned")
             if now.state is not RoundState.ABANDONED:
                 for feedback_id in now.feedback_ids:
-                    self._move(feedback_id, FeedbackState.QUEUED, reason)
+                    if self.get(feedback_id).account.state is FeedbackState.LEARNING:
+                        self._move(feedback_id, FeedbackState.QUEUED, reason)
                 self._end(round_id, RoundState.ABANDONED, reason)
             return [self.get(feedback_id) for feedback_id in now.feedback_ids]
 

@@ -85,7 +85,7 @@ class ArchiveReader:
             [*values, page_size + 1],
         ).fetchall()
         views = tuple(_view(*row) for row in rows[:page_size])
-        more = len(rows) > page_size
+        more = bool(views) and len(rows) > page_size
         return FeedbackPage(
             views, page_token(views[-1].feedback_id, wanted.scope()) if more else ""
         )
@@ -97,6 +97,16 @@ class ArchiveReader:
             page = self.page(FeedbackFilter(), page_size=_CHUNK, token=token)
             yield from page.views
             token, first = page.next_token, False
+
+    def learned(self) -> list[FeedbackView]:
+        """Returns all feedback that is LEARNED, oldest first."""
+        wanted = FeedbackFilter(states=frozenset({FeedbackState.LEARNED}))
+        token, first, found = "", True, list[FeedbackView]()
+        while token or first:
+            page = self.page(wanted, page_size=_CHUNK, token=token)
+            found += page.views
+            token, first = page.next_token, False
+        return found[::-1]
 
     def waiting(self) -> list[tuple[FeedbackRecord, int]]:
         """Returns all feedback that is not settled, oldest first, each with its attempt."""
@@ -154,8 +164,8 @@ class ArchiveReader:
         ).fetchall()
         return [self._round(row) for row in rows]
 
-    def _round(self, row: tuple[str, str, str, str, str, int, int | None]) -> Round:
-        round_id, state, parent, checkpoint, reason, begin_ms, end_ms = row
+    def _round(self, row: tuple[str, str, str, str, str, int, int | None, str]) -> Round:
+        round_id, state, parent, checkpoint, reason, begin_ms, end_ms, replaces = row
         items = self._db.execute(
             "SELECT feedback_id, outcome FROM round_items WHERE round_id = ? ORDER BY feedback_id",
             [round_id],
@@ -170,6 +180,7 @@ class ArchiveReader:
             reason=reason,
             begin_ms=begin_ms,
             end_ms=end_ms,
+            replaces=replaces,
         )
 
 

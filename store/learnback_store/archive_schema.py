@@ -5,6 +5,8 @@
     labels        its labels
     rounds        one row for each round of training: open -> decided -> finished, or abandoned
     round_items   which feedback a round is about, and its outcome once decided
+    erasures      one row for each author that is to be erased: how far it has come; the name only
+                  until it is done
     facts         single values: the version of this schema, the epoch
 
 One writer holds the file (by a lock that ends with its process); any number of processes of the
@@ -23,7 +25,9 @@ from typing import IO
 
 from learnback_store.errors import ArchiveForeignError, ArchiveLockedError
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
+"""2 added the erasures, and `replaces` to the rounds."""
+_BEFORE = "1"
 
 # How long a reader waits for the writer's checkpoint of its log.
 _BUSY_SECONDS = 10.0
@@ -58,7 +62,8 @@ CREATE TABLE IF NOT EXISTS rounds (
   checkpoint TEXT NOT NULL,
   reason TEXT NOT NULL,
   begin_ms INTEGER NOT NULL,
-  end_ms INTEGER
+  end_ms INTEGER,
+  replaces TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS one_round_at_a_time
   ON rounds (1) WHERE state IN ('open', 'decided');
@@ -69,6 +74,16 @@ CREATE TABLE IF NOT EXISTS round_items (
   PRIMARY KEY (round_id, feedback_id)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS round_items_by_feedback ON round_items (feedback_id);
+CREATE TABLE IF NOT EXISTS erasures (
+  erasure_id TEXT PRIMARY KEY,
+  request TEXT NOT NULL UNIQUE,
+  author TEXT NOT NULL,
+  receipt TEXT NOT NULL,
+  feedback_ids TEXT NOT NULL,
+  since TEXT NOT NULL,
+  tip TEXT NOT NULL,
+  done INTEGER NOT NULL
+) STRICT;
 """
 
 
@@ -130,12 +145,24 @@ def _opened(path: Path, *, writer: bool) -> sqlite3.Connection:
 def _check_version(connection: sqlite3.Connection, *, writer: bool) -> None:
     if writer and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
         with transaction(connection):
-            for statement in filter(str.strip, _TABLES.split(";")):
-                connection.execute(statement)
+            _make_tables(connection)
             connection.execute("INSERT INTO facts VALUES ('version', ?)", [SCHEMA_VERSION])
     found = connection.execute("SELECT value FROM facts WHERE name = 'version'").fetchone()
+    if writer and found == (_BEFORE,):
+        with transaction(connection):
+            _make_tables(connection)
+            connection.execute("ALTER TABLE rounds ADD COLUMN replaces TEXT NOT NULL DEFAULT ''")
+            connection.execute(
+                "UPDATE facts SET value = ? WHERE name = 'version'", [SCHEMA_VERSION]
+            )
+        found = (SCHEMA_VERSION,)
     if found != (SCHEMA_VERSION,):
         raise ArchiveForeignError(f"the archive is of version {found}, not {SCHEMA_VERSION}")
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    for statement in filter(str.strip, _TABLES.split(";")):
+        connection.execute(statement)
 
 
 @contextmanager

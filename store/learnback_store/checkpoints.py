@@ -23,7 +23,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -213,9 +213,24 @@ class CheckpointStore:
         return checkpoint
 
     def learned_feedback(self) -> dict[str, str]:
-        """Returns the published checkpoint that learned each feedback, by feedback id."""
+        """Returns the published checkpoint that learned each feedback, by feedback id.
+
+        Of several, one in the line of `live` goes before others.
+        """
         published = self.all([CheckpointState.PUBLISHED])
-        return {one: found.name for found in published for one in found.manifest.feedback_ids}
+        found = {one: each.name for each in published for one in each.manifest.feedback_ids}
+        with contextlib.suppress(CheckpointNotFoundError):
+            found |= self.learned_in_line(self.aliases().live)
+        return found
+
+    def learned_in_line(self, name: str) -> dict[str, str]:
+        """Returns which checkpoint, from here back to the base model, learned each feedback.
+
+        Raises:
+            CheckpointNotFoundError: One of them is missing.
+        """
+        oldest_first = reversed(self.lineage(name))
+        return {one: each.name for each in oldest_first for one in each.feedback_ids}
 
     def lineage(self, name: str) -> list[Manifest]:
         """Returns the manifests from this checkpoint back to the base model, newest first.
@@ -284,6 +299,29 @@ class CheckpointStore:
         return BASE if name == BASE else self._published(name).name
 
     # Removing
+
+    def withdraw(self, names: Set[str], clean: str) -> None:
+        """Takes checkpoints out of service for good; their manifests stay, their files go.
+
+        Args:
+            names: The checkpoints, in whatever state.
+            clean: Where `live` goes if it points at one of them; other aliases then point nowhere.
+
+        Raises:
+            CheckpointNotFoundError: There is none of one of these names.
+            CheckpointUnusableError: `clean` is not published, or is one of them.
+        """
+        if clean in names:
+            raise CheckpointUnusableError(f"{clean} is to be taken out of service itself")
+        self._servable(clean)
+        left = set(names)
+        while left:
+            self._aliases.withdraw(names, clean)
+            for name in sorted(left):
+                # An operator may have pointed an alias at it just now.
+                with contextlib.suppress(CheckpointUnusableError):
+                    self.retire(name)
+                    left.remove(name)
 
     def retire(self, name: str) -> None:
         """Takes a checkpoint out of service; its manifest stays, its files go.

@@ -16,6 +16,7 @@
     │   └── AliasMovedError          the alias no longer points where the caller believed
     ├── ArchiveError
     │   ├── ArchiveLockedError       another trainer has it open
+    │   ├── ArchiveBusyError         it is being read, so its file can't be written anew
     │   ├── ArchiveForeignError      written by another version, or no archive at all
     │   └── RoundStateError          this step does not fit the state of the round
     └── EmbeddedRedisError
@@ -95,6 +96,10 @@ class ArchiveError(StoreError):
 
 class ArchiveLockedError(ArchiveError):
     """Another process has the archive open for writing."""
+
+
+class ArchiveBusyError(ArchiveError):
+    """Somebody reads the archive, so that its file can't be written anew now; try again later."""
 
 
 class ArchiveForeignError(ArchiveError):

@@ -192,15 +192,24 @@ class Traffic:
         records = (GenerationRecord.from_json(text) for text in texts if text)
         return {record.generation_id: record for record in records}
 
-    def forget_author(self, author: str) -> int:
-        """Removes every generation of an author; returns how many there were."""
-        index = self._keys.generations_by_author(author)
+    def of_author(self, author: str) -> list[str]:
+        """Returns the ids of an author's generations; some may have expired."""
         with store_errors():
-            ids: Any = self._redis.zrange(index, 0, -1)
-            with self._redis.pipeline(transaction=True) as pipeline:
-                for generation_id in ids:
-                    pipeline.delete(self._keys.generation(generation_id))
-                    pipeline.zrem(self._keys.generations, generation_id)
-                pipeline.delete(index)
-                removed = pipeline.execute()
-        return sum(removed[:-1:2])
+            ids: Any = self._redis.zrange(self._keys.generations_by_author(author), 0, -1)
+        return list(ids)
+
+    def forget(self, generation_ids: Sequence[str], author: str) -> int:
+        """Removes generations for good; returns how many there were.
+
+        Args:
+            generation_ids: Which.
+            author: Whose index they leave.
+        """
+        index = self._keys.generations_by_author(author)
+        with store_errors(), self._redis.pipeline(transaction=True) as pipeline:
+            for generation_id in generation_ids:
+                pipeline.delete(self._keys.generation(generation_id))
+                pipeline.zrem(self._keys.generations, generation_id)
+                pipeline.zrem(index, generation_id)
+            removed = pipeline.execute()
+        return sum(removed[::3])

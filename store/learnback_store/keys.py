@@ -32,13 +32,20 @@ different namespaces. No key bears the text of a user: authors and request ids s
                                              configured)
     {ns}:generations                zset     every generation id; score: when its record expires, ms
     {ns}:generations:by-author:D    zset     the same of one author
+    {ns}:erasures                   set      the erasures that are not done, each by its D
+    {ns}:erasure:D                  hash     an author is to be erased, or was; D is SHA-256 of the
+                                             request id. Stays, so that a repeat is always told
+                                             author_digest  SHA-256 of the author's name
+                                             receipt        Erasure as JSON
+                                             author         the name; gone once it is done
     {ns}:epoch                      string   made up by the trainer and kept in its archive too;
                                              when it is missing here, this Redis has lost its data
     {ns}:aliases                    channel  serial of the aliases file after each move
 
-Who writes: the server everything that is born (submission, generation), the trainer everything that
-moves later. Everything here can be lost: checkpoints and their aliases lie in the checkpoint
-folder, feedback that was taken lies in the archive, and `settlement.recover_redis` writes it back.
+Who writes: the server everything that is born (submission, generation, erasure), the trainer
+everything that moves later. Everything here can be lost: checkpoints and their aliases lie in the
+checkpoint folder, feedback and erasures that were taken lie in the archive, and
+`settlement.recover_redis` writes them back.
 """
 
 from __future__ import annotations
@@ -117,6 +124,20 @@ class Keys:
     def generations_by_author(self, author: str) -> str:
         """The index of one author's generations."""
         return self._key("generations", "by-author", digest_of(author))
+
+    def erasure(self, request: str) -> str:
+        """An erasure, by the digest of its request id."""
+        return self._key("erasure", request)
+
+    @property
+    def erasures(self) -> str:
+        """The erasures that are not done."""
+        return self._key("erasures")
+
+    @property
+    def requests(self) -> str:
+        """A pattern that the marks of all request ids match."""
+        return self._key("request", "*")
 
     @property
     def epoch(self) -> str:

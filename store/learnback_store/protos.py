@@ -13,6 +13,7 @@ from google.protobuf import timestamp_pb2
 
 from learnback.v1 import checkpoints_pb2, feedback_pb2, inference_pb2
 from learnback_store.checkpoints import Checkpoint
+from learnback_store.erasures import Erasure
 from learnback_store.paging import FeedbackFilter
 from learnback_store.records import (
     Correction,
@@ -153,11 +154,10 @@ def _put_signal(feedback: feedback_pb2.Feedback, signal: Signal) -> None:
 
 
 def feedback_to_proto(view: FeedbackView) -> feedback_pb2.Feedback:
-    """Writes feedback and what became of it."""
+    """Writes feedback and what became of it; of what was erased, no more than that."""
     record, account = view.record, view.account
     feedback = feedback_pb2.Feedback(
         feedback_id=record.feedback_id,
-        exchange=exchange_to_proto(record.exchange),
         author=record.author,
         labels=record.labels,
         state=state_to_proto(account.state),
@@ -169,10 +169,30 @@ def feedback_to_proto(view: FeedbackView) -> feedback_pb2.Feedback:
         update_time=timestamp(account.update_ms),
         history=[_transition_to_proto(transition) for transition in account.history],
     )
+    if account.state is FeedbackState.ERASED:
+        return feedback
+    feedback.exchange.CopyFrom(exchange_to_proto(record.exchange))
     if record.generation:
         feedback.generation.CopyFrom(ref_to_proto(record.generation))
     _put_signal(feedback, record.signal)
     return feedback
+
+
+def erasure_to_proto(erasure: Erasure) -> feedback_pb2.Erasure:
+    """Writes the receipt of an erasure."""
+    told = feedback_pb2.Erasure(
+        erasure_id=erasure.erasure_id,
+        author_digest=erasure.author_digest,
+        state=feedback_pb2.ErasureState.Value(f"ERASURE_STATE_{erasure.state.name}"),
+        feedback_purged=erasure.feedback_purged,
+        generations_purged=erasure.generations_purged,
+        tainted_checkpoints=erasure.tainted,
+        clean_checkpoint=erasure.clean,
+        create_time=timestamp(erasure.create_ms),
+    )
+    if erasure.done_ms is not None:
+        told.done_time.CopyFrom(timestamp(erasure.done_ms))
+    return told
 
 
 def filter_from_proto(request: feedback_pb2.ListFeedbackRequest) -> FeedbackFilter:

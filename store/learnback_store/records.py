@@ -20,6 +20,7 @@ from learnback_store.codec import Record, Strict, canonical_json, require_finite
 
 # Random part of an id. 64 bits: two servers never talk to keep theirs apart.
 _ID_RANDOM_BYTES = 8
+_ID_TIME_DIGITS = 16
 
 
 def now_ms() -> int:
@@ -214,6 +215,8 @@ class FeedbackRecord(Record):
     """Name of the checkpoint that answered; empty if unknown."""
     answered_by_digest: str = ""
     author: str = ""
+    asked_by: str = ""
+    """The author of the generation, whose words the exchange bears; empty if unknown."""
     labels: Mapping[str, str] = field(default_factory=dict)
     create_ms: int = field(default_factory=now_ms)
 
@@ -352,3 +355,25 @@ class FeedbackView(Strict):
     def feedback_id(self) -> str:
         """The id of the feedback."""
         return self.record.feedback_id
+
+    @classmethod
+    def erased(cls, feedback_id: str) -> FeedbackView:
+        """Returns what stands in the place of feedback that was erased with its author."""
+        record = FeedbackRecord(
+            feedback_id, Exchange("", prompt=_ERASED), Critique(""), create_ms=_time_of(feedback_id)
+        )
+        history = (Transition(FeedbackState.ERASED, now_ms(), "erased with its author"),)
+        return cls(record, Account(history))
+
+
+# An exchange has some input, whatever became of it. Never told (`protos.py`).
+_ERASED = "(erased)"
+
+
+def _time_of(feedback_id: str) -> int:
+    """When an id of ours was made, in milliseconds; 0 if it is none of ours."""
+    digits = feedback_id.removeprefix("fb-")[:_ID_TIME_DIGITS]
+    try:
+        return int(digits, 16) // 1_000_000
+    except ValueError:
+        return 0

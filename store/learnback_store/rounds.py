@@ -71,3 +71,5 @@ class Round:
     """Why it was abandoned."""
     begin_ms: int
     end_ms: int | None
+    replaces: str = ""
+    """The checkpoint that `live` must still point at to be moved; empty: the parent."""

@@ -139,3 +139,30 @@ for i = 2, #KEYS do
 end
 return 1
 """
+
+ASK_ERASURE = """
+-- Asks for the erasure of an author, once.
+-- KEYS  1 erasure  2 open erasures
+-- ARGV  1 digest of the request id  2 digest of the author  3 receipt  4 author
+-- Gives {'asked' | 'repeated' | 'reused', receipt as it stands}
+local first = redis.call('HMGET', KEYS[1], 'author_digest', 'receipt')
+if first[2] then
+  return {first[1] == ARGV[2] and 'repeated' or 'reused', first[2]}
+end
+redis.call('HSET', KEYS[1], 'author_digest', ARGV[2], 'receipt', ARGV[3], 'author', ARGV[4])
+redis.call('SADD', KEYS[2], ARGV[1])
+return {'asked', ARGV[3]}
+"""
+
+ERASE_VIEW = """
+-- Puts a tombstone where a view was or might have been.
+-- KEYS  1 view  2 index of all  3.. indices that it leaves
+-- ARGV  1 id  2 record  3 account  4 length of the account's history
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'record', ARGV[2], 'account', ARGV[3], 'moves', ARGV[4])
+redis.call('ZADD', KEYS[2], 0, ARGV[1])
+for i = 3, #KEYS do
+  redis.call('ZREM', KEYS[i], ARGV[1])
+end
+return 1
+"""

@@ -364,3 +364,18 @@ def test_health_of_a_service_that_is_unknown():
 
 def test_health_without_a_server():
     one_line(invoke("health", "--address", "127.0.0.1:1", "--timeout", "2"), 1)
+
+
+# erase
+
+
+def test_erase_prints_the_receipt(server):
+    result = invoke("erase", "ann", "--yes")
+    assert result.exit_code == 0, result.stderr
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    assert lines["author"].startswith("sha256:")
+    assert lines["state"] == "purging"
+
+
+def test_erase_asks_nobody_where_nobody_is(server):
+    assert "--yes" in one_line(invoke("erase", "ann"), 2)

@@ -76,6 +76,10 @@ def listing(name: str, *fields: str, **parts) -> Case:
     return Case(name, FEEDBACK + "ListFeedback", pb.ListFeedbackRequest(**parts), fields)
 
 
+def erasure(name: str, *fields: str, **parts) -> Case:
+    return Case(name, FEEDBACK + "EraseAuthor", pb.EraseAuthorRequest(**parts), fields)
+
+
 def lookup(name: str, *fields: str, feedback_id: str, reason: str = "INVALID_FIELD") -> Case:
     code = grpc.StatusCode.NOT_FOUND if not fields else grpc.StatusCode.INVALID_ARGUMENT
     request = pb.GetFeedbackRequest(feedback_id=feedback_id)
@@ -95,7 +99,6 @@ def operator(name: str, method: str, request: Message, *fields: str) -> Case:
 def refused(name: str, method: str, request: Message, reason: str) -> Case:
     code = {
         "CHECKPOINT_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
-        "UNIMPLEMENTED": grpc.StatusCode.UNIMPLEMENTED,
     }[reason]
     return Case(name, method, request, (), reason, code)
 
@@ -204,12 +207,9 @@ CASES = [
     listing("an author too long in a list", "author", author="x" * 129),
     listing("a generation id with a space in a list", "generation_id", generation_id="a b"),
     listing("a label in capitals in a list", "labels[K]", labels={"K": ""}),
-    refused(
-        "erasing, which is not offered",
-        FEEDBACK + "EraseAuthor",
-        pb.EraseAuthorRequest(author="ada"),
-        "UNIMPLEMENTED",
-    ),
+    erasure("an erasure of nobody", "author", request_id="r"),
+    erasure("an erasure without an id", "request_id", author="ada"),
+    erasure("an erasure of too long a name", "author", author="x" * 129, request_id="r"),
     # Checkpoints.
     operator(
         "a checkpoint page too large",

@@ -11,6 +11,7 @@ from learnback_store.archive import Archive
 from learnback_store.archive_reader import ArchiveReader
 from learnback_store.checkpoints import CheckpointStore
 from learnback_store.connection import Client
+from learnback_store.erasures import ErasureRequest, new_erasure
 from learnback_store.errors import (
     ArchiveForeignError,
     ArchiveLockedError,
@@ -29,7 +30,7 @@ from learnback_store.records import (
     Objective,
 )
 from learnback_store.rounds import Outcome, RoundState
-from learnback_store.settlement import recover_redis, settle
+from learnback_store.settlement import follow_live, recover_redis, settle
 from learnback_store.views import FeedbackViews
 from tests.store.samples import feedback, publish, submit, taken_texts
 
@@ -234,11 +235,54 @@ def test_an_author_is_forgotten_to_the_last_byte(tmp_path: Path) -> None:
         outcome = Outcome(theirs.feedback_id, FeedbackState.NOT_LEARNED, "my-secret-reason")
         archive.decide_round(this.round_id, [outcome])
         archive.finish_round(this.round_id)
-        assert archive.forget_author("ada") == 1
-        assert archive.forget_author("ada") == 0
+        asked = ErasureRequest("request", "ada", new_erasure("ada"))
+        archive.take_erasures([asked, asked])
+        task = archive.unfinished_erasure()
+        assert task is not None
+        task = archive.erase_feedback(task, ["fb-known-to-redis-alone"])
+        assert archive.erase_feedback(task, []) == task
+        assert task.erasure.feedback_purged == len(task.feedback_ids) == 2
+        erased = FeedbackFilter(states=frozenset({FeedbackState.ERASED}))
+        gone = [view.feedback_id for view in archive.page(erased).views]
+        assert sorted(gone) == list(task.feedback_ids)
+        assert archive.rounds_with(task.feedback_ids) == {this.round_id}
+        archive.scrub()
         content = b"".join(file.read_bytes() for file in tmp_path.iterdir())
         assert b"my-secret" not in content
         assert b"kept" in content
+
+
+def test_what_was_learned_follows_live(archive: Archive, checkpoints: CheckpointStore) -> None:
+    first, second = _ids(_taken(archive, 2))
+    parent = "base"
+    for name, one in (("ckpt-1", first), ("ckpt-2", second)):
+        publish(checkpoints, name, parent=parent, feedback_ids=(one,))
+        checkpoints.promote(name)
+        archive.move([one], FeedbackState.LEARNED, "", name)
+        parent = name
+    assert follow_live(archive, checkpoints) == []
+    checkpoints.rollback()
+    [undone] = follow_live(archive, checkpoints)
+    assert (undone.feedback_id, undone.account.state) == (second, FeedbackState.NOT_LEARNED)
+    assert undone.account.reason == "ckpt-2 was rolled back; ckpt-1 is live"
+    assert follow_live(archive, checkpoints) == []
+    checkpoints.promote("ckpt-2")
+    [redone] = follow_live(archive, checkpoints)
+    assert (redone.account.state, redone.account.checkpoint) == (FeedbackState.LEARNED, "ckpt-2")
+
+
+def test_an_archive_of_the_version_before_is_brought_up(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    with Archive(path) as archive:
+        [record] = _taken(archive, 1)
+        archive._db.execute("ALTER TABLE rounds DROP COLUMN replaces")
+        archive._db.execute("DROP TABLE erasures")
+        archive._db.execute("UPDATE facts SET value = '1' WHERE name = 'version'")
+    with pytest.raises(ArchiveForeignError):
+        ArchiveReader.open(path)
+    with Archive(path) as archive:
+        assert archive.begin_round("base", [record.feedback_id]).replaces == ""
+        assert archive.erasures() == []
 
 
 def test_settling_when_nothing_was_cut_off(archive: Archive, checkpoints: CheckpointStore) -> None:

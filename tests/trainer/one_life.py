@@ -5,6 +5,7 @@ The round is small: corrections alone, without anchors, judged by adoption.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from pathlib import Path
@@ -26,6 +27,7 @@ from learnback_trainer.update import Recipe
 def live(url: str, namespace: str, folder: Path, dies_at: str) -> None:
     """Recovers, and works until the queue is empty, unless it dies before."""
     torch.set_num_threads(1)
+    logging.basicConfig(filename=folder / "trainer.log", level=logging.DEBUG)
 
     def reached(step: str) -> None:
         if step == dies_at:
@@ -45,5 +47,6 @@ def live(url: str, namespace: str, folder: Path, dies_at: str) -> None:
             on_step=reached,
         )
         trainer.recover()
+        trainer.tidy()
         while trainer.work():
             pass

@@ -29,8 +29,9 @@ from learnback_store.live_views import LiveViews
 from learnback_store.paging import FeedbackFilter
 from learnback_store.records import FeedbackRecord, FeedbackState, FeedbackView
 from learnback_store.rounds import Round
-from learnback_store.settlement import recover_redis, settle
+from learnback_store.settlement import follow_live, recover_redis, settle
 from learnback_trainer.anchors import Question, from_canaries, from_traffic
+from learnback_trainer.erasing import Eraser
 from learnback_trainer.errors import RoundStoppedError
 from learnback_trainer.lessons import is_teachable
 from learnback_trainer.publishing import Candidate, open_pupil, publish, put_aside
@@ -103,6 +104,11 @@ class Trainer:
         self._canaries = from_canaries(canary_file, base.reader) if canary_file else []
         self._reached = on_step
         self._stopped = threading.Event()
+        self._eraser = Eraser(
+            redis, keys, archive, checkpoints, self._teach_again, round_size, on_step
+        )
+        self._followed = -1
+        """Serial of the aliases by which the archive was last made true."""
 
     # The story
 
@@ -112,6 +118,7 @@ class Trainer:
         while not self._stopped.is_set():
             try:
                 self.recover()
+                self.tidy()
                 self.work(_WAIT_SECONDS)
             except RoundStoppedError:
                 _log.info("told to stop: the round is given up, its feedback stays in the queue")
@@ -135,6 +142,14 @@ class Trainer:
             _log.info("a round that was cut off is now %s", end)
             self._views.publish(settlement.views)
             announce(self._redis, self._keys, self._checkpoints.aliases().serial)
+
+    def tidy(self) -> None:
+        """Erases whom it was asked to, and follows an operator who has moved `live`."""
+        self._eraser.work()
+        serial = self._checkpoints.aliases().serial
+        if serial != self._followed:
+            self._views.publish(follow_live(self._archive, self._checkpoints))
+            self._followed = serial
 
     def work(self, wait_seconds: float = 0.0) -> int:
         """Takes a batch and settles it; returns how many deliveries that were."""
@@ -189,9 +204,19 @@ class Trainer:
 
     # A round
 
-    def _hold_round(self, views: Sequence[FeedbackView], batch: Sequence[Delivery]) -> None:
-        parent = self._checkpoints.aliases().live
-        this = self._archive.begin_round(parent, [one.feedback_id for one in views])
+    def _hold_round(
+        self, views: Sequence[FeedbackView], batch: Sequence[Delivery], parent: str = ""
+    ) -> str:
+        """Teaches feedback; returns the name of the checkpoint that was published, if any.
+
+        Args:
+            views: The feedback, which is QUEUED; LEARNED if a parent is given.
+            batch: Its deliveries.
+            parent: Where to begin; empty: at what is live.
+        """
+        again, parent = bool(parent), parent or self._checkpoints.aliases().live
+        ids = [one.feedback_id for one in views]
+        this = self._archive.begin_round(parent, ids, again=again)
         self._views.publish(self._archive.get(one.feedback_id) for one in views)
         self._reached("begun")
         _log.info("a round about %d pieces of feedback, on %s", len(views), parent)
@@ -213,6 +238,13 @@ class Trainer:
         if name:
             self._announce()
             _log.info("published %s: learned %d of %d", name, len(report.learned), len(views))
+        return name
+
+    def _teach_again(self, views: Sequence[FeedbackView], parent: str) -> str:
+        """Teaches anew what is learned already, from a checkpoint that is not live."""
+        name = self._hold_round(views, (), parent)
+        self._views.publish(self._archive.get(one.feedback_id) for one in views)
+        return name
 
     def _decide(self, this: Round, report: Report, pupil: Pupil) -> str:
         """Publishes what passed, or puts aside what did not; returns the name of what is live."""

@@ -9,7 +9,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from learnback_client.cli import chat, generate, health
+from learnback_client.cli import chat, erase, generate, health
 from learnback_client.cli.failures import reports_failures
 
 # Usage errors are plain lines rather than boxes, so that they read well in a log.
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command()(generate.generate)
 app.command()(chat.chat)
 app.command()(health.health)
+app.command()(erase.erase)
 
 
 def _print_version(asked: bool) -> None:
