@@ -267,7 +267,10 @@ def build(
     handover = _open_handover(config)
     log = handover.generations if handover else None
     checkpoints = handover.checkpoints if handover else None
-    swap = HotSwap(model, engine, catalog, checkpoints, metrics) if checkpoints else None
+    swap = None
+    if checkpoints is not None:
+        merge = config.merge == "auto"
+        swap = HotSwap(model, engine, catalog, checkpoints, metrics, merge=merge)
     recorder = GenerationRecorder(log, prompts.text_of)
     lost = asyncio.Event()
     service = InferenceService(engine, post, admission, intake, recorder, lost.set)

@@ -153,6 +153,11 @@ class ServerConfig(BaseSettings):
         description="Folder of checkpoints, shared with the trainer. Empty: none can be looked at "
         "or moved.",
     )
+    merge: Literal["auto", "never"] = Field(
+        "auto",
+        description="auto: the live adapter is merged aside, and then runs as fast as the model "
+        "itself. never: adapters take no memory beyond their factors, and run slower.",
+    )
 
     drain_grace: float = Field(
         30.0,

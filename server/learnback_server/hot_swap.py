@@ -1,10 +1,12 @@
 """Follows the aliases: a checkpoint that one points at is verified, made ready aside, and served.
 
-Nothing pauses: the network is made on another thread while the engine goes on, new requests get it
-from the moment the catalog says so, and old ones end on theirs. A checkpoint that is corrupt, made
-for another base model, or of another shape is refused with a line in the log; what an alias pointed
-at before serves on, and it is not tried again until the alias has moved. Moving back is at once, as
-long as the checkpoint is still pointed at by "previous" and so still loaded.
+Nothing pauses: a checkpoint is made ready on another thread while the engine goes on, new requests
+get it from the moment the catalog says so, and old ones end on theirs. An adapter serves unmerged
+at once; the live one is then merged aside, and new requests get the merged network, which is as
+fast as the bare model. It stays merged as long as an alias points at it, so that moving back to
+"previous" is at once and brings back the very same answers. A checkpoint that is corrupt, made for
+another base model, or of another shape is refused with a line in the log; what an alias pointed at
+before serves on, and it is not tried again until the alias has moved.
 """
 
 from __future__ import annotations
@@ -14,14 +16,19 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-
-from transformers import PreTrainedModel
+from pathlib import Path
 
 from learnback_server.catalog import Catalog, ServedCheckpoint
+from learnback_server.engine.adapter import (
+    Adapter,
+    UnusualAdapterError,
+    WeightsError,
+    read_adapter,
+)
 from learnback_server.engine.engine import Engine
 from learnback_server.engine.loading import LoadedModel
 from learnback_server.engine.runner import ModelRunner
-from learnback_server.engine.weights import WeightsError, load_full, merge_adapter
+from learnback_server.engine.weights import load_full, merge, merge_by_peft
 from learnback_server.metrics import ServerMetrics
 from learnback_store.aliases import Aliases
 from learnback_store.checkpoints import CheckpointStore
@@ -40,6 +47,7 @@ class HotSwap:
         catalog: Says what a name stands for.
         checkpoints: Where checkpoints lie.
         metrics: Told of swaps and refusals.
+        merge: Whether the live adapter is merged; if not, none takes memory beyond its factors.
     """
 
     def __init__(
@@ -49,6 +57,8 @@ class HotSwap:
         catalog: Catalog,
         checkpoints: CheckpointStore,
         metrics: ServerMetrics,
+        *,
+        merge: bool = True,
     ) -> None:
         self._model = model
         self._engine = engine
@@ -56,6 +66,9 @@ class HotSwap:
         self._checkpoints = checkpoints
         self._metrics = metrics
         self._refused: set[str] = set()
+        self._merge = merge
+        self._unmerged: dict[str, Adapter] = {}
+        self._merging: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, aliases: AsyncGenerator[Aliases]) -> None:
@@ -63,8 +76,15 @@ class HotSwap:
         await self.follow(await asyncio.to_thread(self._checkpoints.aliases))
         self._task = asyncio.create_task(self._run(aliases))
 
+    async def settle(self) -> None:
+        """Waits until the live adapter is merged, if it is to be."""
+        while self._merging is not None and not self._merging.done():
+            await asyncio.wait([self._merging])
+
     async def stop(self) -> None:
         """Follows no longer; what is loaded serves on."""
+        self._merge = False
+        await self.settle()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -88,32 +108,68 @@ class HotSwap:
         dropped = self._catalog.drop_unused(keep=self._model.facts.checkpoint)
         for name in dropped:
             self._engine.retire(name)
+            self._unmerged.pop(name, None)
         live = self._catalog.live
         self._metrics.now_live(live.name, live.digest, dropped)
         self._metrics.refused_now(len(self._refused))
         if live.name != before:
             _log.info("%s is live; it was %s", live.name, before)
+        self._begin_merging()
+
+    def _begin_merging(self) -> None:
+        """Has the live adapter merged aside, if it is not and no other is being merged."""
+        live = self._catalog.live.name
+        idle = self._merging is None or self._merging.done()
+        if self._merge and idle and live in self._unmerged:
+            self._merging = asyncio.create_task(self._merge_aside(live))
+
+    async def _merge_aside(self, name: str) -> None:
+        adapter = self._unmerged.pop(name)
+        try:
+            runner = await asyncio.to_thread(self._merged, adapter)
+        except (RuntimeError, MemoryError):  # it serves on as it is
+            _log.exception("checkpoint %s stays unmerged", name)
+            return
+        if name in self._catalog.loaded:
+            self._engine.replace(name, runner)
+            _log.info("%s is merged", name)
+        self._merging = None
+        self._begin_merging()
+
+    def _merged(self, adapter: Adapter) -> ModelRunner:
+        return self._engine.prepare(merge(self._model.network, adapter))
 
     async def _take_up(self, name: str) -> None:
         began = time.monotonic()
         try:
-            manifest, digest, runner = await asyncio.to_thread(self._make_ready, name)
+            manifest, digest = await asyncio.to_thread(self._make_ready, name)
         except (CheckpointError, WeightsError) as error:
             self._refused.add(name)
             self._metrics.swap_refused(error)
             _log.error("checkpoint %s is refused: %s", name, error)
             return
-        self._engine.serve(name, runner)
         self._catalog.add(ServedCheckpoint(name, digest))
         self._metrics.loaded(manifest, digest, time.monotonic() - began)
 
-    def _make_ready(self, name: str) -> tuple[Manifest, str, ModelRunner]:
-        """Verifies a checkpoint and makes its network. Takes from a moment to minutes."""
+    def _make_ready(self, name: str) -> tuple[Manifest, str]:
+        """Verifies a checkpoint and lets it answer. Takes from a moment to minutes."""
         checkpoint = self._checkpoints.verify(name, self._model.facts.digest)
-        runner = self._engine.prepare(self._network(name, checkpoint.manifest.kind))
-        return checkpoint.manifest, checkpoint.digest, runner
-
-    def _network(self, name: str, kind: CheckpointKind) -> PreTrainedModel:
         folder = self._checkpoints.fetch(name)
-        make = merge_adapter if kind is CheckpointKind.ADAPTER else load_full
-        return make(self._model.network, folder)
+        if checkpoint.manifest.kind is CheckpointKind.ADAPTER:
+            self._add_adapter(name, folder)
+        else:
+            network = load_full(self._model.network, folder)
+            self._engine.serve(name, self._engine.prepare(network))
+        return checkpoint.manifest, checkpoint.digest
+
+    def _add_adapter(self, name: str, folder: Path) -> None:
+        """Lets an adapter answer unmerged; one that the bank can't hold, merged by PEFT."""
+        try:
+            adapter = read_adapter(folder, self._model.network)
+            self._engine.adapt(name, adapter)
+        except UnusualAdapterError as error:
+            _log.info("checkpoint %s is merged into a copy of the model: %s", name, error)
+            network = merge_by_peft(self._model.network, folder)
+            self._engine.serve(name, self._engine.prepare(network))
+        else:
+            self._unmerged[name] = adapter

@@ -52,7 +52,11 @@ class Swapped:
         self._swap = HotSwap(model, running.engine, self.catalog, store, ServerMetrics("tiny"))
 
     def follow(self) -> None:
-        asyncio.run(self._swap.follow(self._store.aliases()))
+        asyncio.run(self._follow())
+
+    async def _follow(self) -> None:
+        await self._swap.follow(self._store.aliases())
+        await self._swap.settle()
 
     def greedy(self, name: str = "") -> list[int]:
         """The answer of the checkpoint that a name or an alias stands for now."""

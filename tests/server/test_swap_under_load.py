@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -51,11 +51,11 @@ def _tokens(reply: Reply) -> tuple[int, ...]:
     return candidate.token_ids
 
 
-def _wait_for_live(client: Client, name: str) -> None:
-    """Waits until the server answers by a checkpoint."""
+def _wait_until(true: Callable[[], bool]) -> None:
+    """Waits for what the server or a stream brings about."""
     give_up = time.monotonic() + PATIENCE_S
-    while client.generate(prompt="x", max_tokens=1).checkpoint != name:
-        assert time.monotonic() < give_up, f"{name} was never served"
+    while not true():
+        assert time.monotonic() < give_up, "it never came about"
         time.sleep(0.01)
 
 
@@ -72,25 +72,30 @@ def test_streams_go_on_through_promotions_and_a_rollback(
     assert len(set(expected.values())) == len(expected)
     done = threading.Event()
 
-    def stream() -> list[tuple[str, tuple[int, ...]]]:
-        answers = []
+    answers: list[tuple[str, tuple[int, ...]]] = []
+
+    def stream() -> None:
         while not done.is_set():
             reply = client.stream(token_ids=PROMPT, temperature=0, max_tokens=12).result()
             answers.append((reply.checkpoint, _tokens(reply)))
-        return answers
+
+    def wait_for_answers_by(name: str) -> None:
+        since = len(answers)
+        _wait_until(lambda: any(by == name for by, _ in answers[since:]))
 
     with ThreadPoolExecutor(STREAMS) as pool:
         streams = [pool.submit(stream) for _ in range(STREAMS)]
         try:
             for name in names:
                 client.promote_checkpoint(name)
-                _wait_for_live(client, name)
+                wait_for_answers_by(name)
             move = client.rollback_checkpoint()
-            _wait_for_live(client, names[0])
+            wait_for_answers_by(names[0])
         finally:
             done.set()
     assert move.checkpoint.name == names[0]
-    answers = [answer for one in streams for answer in one.result()]
+    for one in streams:
+        one.result()  # raises if a call failed
     assert {name for name, _ in answers} == set(expected)
     for name, tokens in answers:
         assert tokens == expected[name]

@@ -15,7 +15,9 @@ from collections.abc import Callable
 
 from transformers import PreTrainedModel
 
+from learnback_server.engine.adapter import Adapter
 from learnback_server.engine.attention import IMPLEMENTATION, KeyValueCache
+from learnback_server.engine.bank import BankRunner
 from learnback_server.engine.batch import StepRow
 from learnback_server.engine.loading import LoadedModel
 from learnback_server.engine.messages import (
@@ -36,10 +38,14 @@ from learnback_server.engine.runner import ModelRunner
 from learnback_server.engine.sampling import Choice, choose
 from learnback_server.engine.scheduler import Scheduler
 from learnback_server.engine.sequence import Generation, Sequence
-from learnback_server.engine.slots import CheckpointSlots
+from learnback_server.engine.slots import CheckpointSlots, Lane, Runner
 from learnback_server.engine.watch import EngineWatch, Unwatched
 
 logger = logging.getLogger(__name__)
+
+MERGED = "+merged"
+"""Ends the name of the lane of a checkpoint whose adapter has been merged. No checkpoint's name has
+a plus in it."""
 
 Publish = Callable[[list[Event]], None]
 
@@ -71,7 +77,14 @@ class Engine:
         )
         self._cache = KeyValueCache(self._pages.total, page_tokens)
         self._slots = CheckpointSlots(self._note_released)
-        self._slots.add(model.facts.checkpoint, self.prepare(model.network))
+        base = self.prepare(model.network)
+        self._slots.add(model.facts.checkpoint, Lane(model.facts.checkpoint, base))
+        self._bank = BankRunner(
+            model.network,
+            self._cache,
+            lambda row: self._slots.lane(row.sequence.lane).adapter,
+            context_tokens=model.facts.context_tokens,
+        )
         self._scheduler = Scheduler(options, self._pages)
         self._generations: dict[str, Generation] = {}
         self._due: list[tuple[float, str]] = []  # ids alone: a deadline outlives most generations
@@ -81,7 +94,7 @@ class Engine:
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         # Shared with other threads, under the condition's lock:
         self._wake = threading.Condition()
-        self._arrivals: list[GenerationRequest] = []
+        self._arrivals: list[tuple[GenerationRequest, str]] = []  # with the lane of each
         self._cancelled: list[str] = []
         self._released: list[str] = []
         self._waiting = 0
@@ -104,9 +117,9 @@ class Engine:
                 raise EngineStoppedError
             if self._waiting >= self._options.max_waiting:
                 raise QueueFullError
-            self._slots.pin(request.checkpoint)
+            lane = self._slots.pin(request.checkpoint)
             self._waiting += 1
-            self._arrivals.append(request)
+            self._arrivals.append((request, lane))
             self._wake.notify()
 
     def cancel(self, generation_id: str) -> None:
@@ -129,7 +142,29 @@ class Engine:
 
     def serve(self, checkpoint: str, runner: ModelRunner) -> None:
         """Lets a prepared checkpoint answer, beside the others, from the next step on."""
-        self._slots.add(checkpoint, runner)
+        self._slots.add(checkpoint, Lane(checkpoint, runner))
+
+    def adapt(self, checkpoint: str, adapter: Adapter) -> None:
+        """Lets an adapter answer, unmerged, beside the others, from the next step on.
+
+        Raises:
+            UnusualAdapterError: The network can't be computed with it.
+        """
+        own = adapter.beside(self._model.network)
+        self._bank.prove(own)
+        self._slots.add(checkpoint, Lane(checkpoint, self._bank, own))
+
+    def replace(self, checkpoint: str, runner: ModelRunner) -> None:
+        """Answers new requests of an adapter's checkpoint by its merged network.
+
+        Those that have begun end as they began. Nothing happens if the checkpoint was retired.
+        """
+        self._slots.replace(checkpoint, Lane(checkpoint + MERGED, runner))
+
+    @property
+    def lanes(self) -> tuple[str, ...]:
+        """The ways of computing that are held, by name."""
+        return self._slots.lanes
 
     def retire(self, checkpoint: str) -> None:
         """Takes no new generations for a checkpoint, and frees it when its last one has ended."""
@@ -181,13 +216,24 @@ class Engine:
         """Computes one pass and gives each completing sequence its token."""
         self._steps += 1
         self._announce(rows)
-        for checkpoint, own in _by_checkpoint(rows).items():
-            chosen = self._compute(own, self._slots.runner(checkpoint))
+        for runner, own in self._passes(rows):
+            chosen = self._compute(own, runner)
             for sequence, choice in chosen:
                 self._extend(sequence, choice)
             self._time_tokens(chosen)
 
-    def _compute(self, rows: list[StepRow], runner: ModelRunner) -> list[tuple[Sequence, Choice]]:
+    def _passes(self, rows: list[StepRow]) -> list[tuple[Runner, list[StepRow]]]:
+        """The rows of each forward pass; those of one lane lie next to one another."""
+        lanes: dict[str, list[StepRow]] = {}
+        for row in rows:
+            lanes.setdefault(row.sequence.lane, []).append(row)
+        passes: dict[int, tuple[Runner, list[StepRow]]] = {}
+        for name, own in lanes.items():
+            runner = self._slots.lane(name).runner
+            passes.setdefault(id(runner), (runner, []))[1].extend(own)
+        return list(passes.values())
+
+    def _compute(self, rows: list[StepRow], runner: Runner) -> list[tuple[Sequence, Choice]]:
         """The token of each row that completes.
 
         If the pass fails, each row is tried alone: whoever fails again is ended, nobody else.
@@ -273,10 +319,10 @@ class Engine:
             cancelled, self._cancelled = self._cancelled, []
             released, self._released = self._released, []
             stopping = self._stopping
-        for request in arrivals:
-            self._enter(request)
-        for checkpoint in released:
-            self._pages.forget(checkpoint)
+        for request, lane in arrivals:
+            self._enter(request, lane)
+        for lane in released:
+            self._pages.forget(lane)
         for generation_id in cancelled:
             if generation_id in self._generations:
                 self._end_generation(self._generations[generation_id], FinishReason.CANCELLED)
@@ -285,15 +331,15 @@ class Engine:
     def _has_messages(self) -> bool:
         return bool(self._arrivals or self._cancelled or self._released or self._stopping)
 
-    def _note_released(self, checkpoint: str) -> None:
-        """Has the engine's thread forget the pages of a checkpoint that is gone."""
+    def _note_released(self, lane: str) -> None:
+        """Has the engine's thread forget the pages of a lane that is gone."""
         with self._wake:
-            self._released.append(checkpoint)
+            self._released.append(lane)
             self._wake.notify()
 
-    def _enter(self, request: GenerationRequest) -> None:
+    def _enter(self, request: GenerationRequest, lane: str) -> None:
         """Puts a request into the queue and its deadlines into the diary."""
-        generation = Generation(request, self._order, self._vocabulary)
+        generation = Generation(request, self._order, self._vocabulary, lane)
         self._order += 1
         self._generations[request.generation_id] = generation
         self._scheduler.add(generation.sequences[0])
@@ -364,7 +410,7 @@ class Engine:
         del self._generations[request.generation_id]
         if generation.started is None:
             self._leave_queue()
-        self._slots.unpin(request.checkpoint)
+        self._slots.unpin(generation.lane)
         finished = Finished(
             generation_id=request.generation_id,
             candidates=tuple(generation.ends[index] for index in range(request.n)),
@@ -389,16 +435,8 @@ class Engine:
         with self._wake:
             self._stopping = True
             arrivals, self._arrivals = self._arrivals, []
-        for request in arrivals:
-            self._enter(request)
+        for request, lane in arrivals:
+            self._enter(request, lane)
         for generation in list(self._generations.values()):
             self._end_generation(generation, FinishReason.ABORTED)
         self._tell()
-
-
-def _by_checkpoint(rows: list[StepRow]) -> dict[str, list[StepRow]]:
-    """The rows of a step by the checkpoint that they are pinned to."""
-    groups: dict[str, list[StepRow]] = {}
-    for row in rows:
-        groups.setdefault(row.sequence.generation.request.checkpoint, []).append(row)
-    return groups

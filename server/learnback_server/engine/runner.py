@@ -57,6 +57,11 @@ class ModelRunner:
         self._context_tokens = context_tokens
         self._decoder: Decoder | None = None
 
+    @property
+    def smallest_step(self) -> int:
+        """Tokens that a smaller step is padded to."""
+        return self._smallest_step
+
     @torch.inference_mode()
     def warm_up(self) -> None:
         """Allocates the cache by a first pass, and prepares the fast way of decoding."""
@@ -84,7 +89,11 @@ class ModelRunner:
         batch = StepBatch(rows, self._cache.page_tokens, pad_to=self._smallest_step)
         if self._decoder is not None and self._decoder.suits(batch):
             return self._decoder.decode(batch)[: batch.completing]
-        return self._run(batch, self._attention.prepare(batch, self._device))[: batch.completing]
+        return self.compute(batch)[: batch.completing]
+
+    def compute(self, batch: StepBatch) -> torch.Tensor:
+        """Logits of the tokens `batch.last`, computed the plain way."""
+        return self._run(batch, self._attention.prepare(batch, self._device))
 
     def _run(self, batch: StepBatch, step: PreparedStep) -> torch.Tensor:
         """Logits of the tokens `batch.last`."""

@@ -92,7 +92,7 @@ class Scheduler:
 
     def _begin(self, sequence: Sequence) -> bool:
         """Gives a sequence the pages of its whole prompt, those of a known prefix among them."""
-        prefix = self._pages.match(sequence.generation.request.checkpoint, sequence.tokens)
+        prefix = self._pages.match(sequence.lane, sequence.tokens)
         wanted = self._pages.pages_for(len(sequence.tokens)) - len(prefix.pages)
         fresh = self._pages.allocate(wanted)
         if fresh is None:

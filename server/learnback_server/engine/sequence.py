@@ -13,9 +13,19 @@ from learnback_server.engine.text import IncrementalDecoder, StopMatch, StopMatc
 class Generation:
     """A request as the engine sees it: its candidates, and what is to be told at the end."""
 
-    def __init__(self, request: GenerationRequest, order: int, vocabulary: Vocabulary) -> None:
-        """Prepares `request.n` sequences; `order` is its place in the order of arrival."""
+    def __init__(
+        self, request: GenerationRequest, order: int, vocabulary: Vocabulary, lane: str = ""
+    ) -> None:
+        """Prepares `request.n` sequences.
+
+        Args:
+            request: What is asked.
+            order: Its place in the order of arrival.
+            vocabulary: Turns tokens into text.
+            lane: The way of computing that it is pinned to; empty for its checkpoint's only one.
+        """
         self.request = request
+        self.lane = lane or request.checkpoint
         self.order = order
         self.started: float | None = None
         self.first_token: float | None = None
@@ -52,7 +62,7 @@ class Sequence:
         self.registered_pages = 0
         self.extended: float | None = None
         """When it got its last token; None before the first."""
-        self.prefix_parent: str | int = request.checkpoint
+        self.prefix_parent: str | int = generation.lane
         self._random = random.Random(f"{request.sampling.seed}/{index}")
         self.uniform = self._random.random()
         """The number in [0, 1) by which the next token is drawn; a step that fails and is tried
@@ -60,6 +70,11 @@ class Sequence:
         self.seen = TokenCounts(frozenset(self.tokens)) if _penalised(self.sampling) else None
         self._decoder: IncrementalDecoder = vocabulary.decoder()
         self._stops = StopMatcher(request.sampling.stop)
+
+    @property
+    def lane(self) -> str:
+        """The way of computing that it is pinned to, with its generation."""
+        return self.generation.lane
 
     @property
     def generated(self) -> int:

@@ -1,8 +1,7 @@
 """Makes the network of a checkpoint, aside from the one that is answering.
 
-An adapter is merged into a copy of the base model, so that it then runs at the speed of the bare
-model. The price is memory: one copy of the weights for each checkpoint that is held. (Adapters that
-stay unmerged and share the base weights in one batch are not done here.)
+A merged adapter runs at the speed of the bare model. Its network shares every weight with the base
+but those of the layers that the adapter changes, which are new. Full weights share none.
 
 peft is imported with this module, that is at the start of the server: importing it takes seconds,
 which running answers should not notice.
@@ -11,20 +10,47 @@ which running answers should not notice.
 from __future__ import annotations
 
 import copy
+import itertools
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from learnback_server.engine.adapter import Adapter, WeightsError
 
 
-class WeightsError(Exception):
-    """The files of a checkpoint do not make a network of the base model's shape."""
+def shell(network: PreTrainedModel) -> PreTrainedModel:
+    """The modules of a network over again, around the very same tensors and configuration."""
+    shared: dict[int, Any] = {id(network.config): network.config}
+    for tensor in itertools.chain(network.parameters(), network.buffers()):
+        shared[id(tensor)] = tensor
+    return copy.deepcopy(network, shared)
 
 
-def merge_adapter(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """A copy of `base` with the PEFT adapter of `folder` merged into its weights.
+@torch.inference_mode()
+def merge(base: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
+    """A network like `base`, with what `adapter` adds in the weights of the layers it adds to.
+
+    Args:
+        base: Its weights stay as they are, and are shared where the adapter has nothing to add.
+        adapter: Factors in float32, as they were read.
+    """
+    network = shell(base)
+    for name, factors in adapter.factors.items():
+        layer = network.get_submodule(name)
+        weight: Any = layer.weight
+        added = factors.up.to(weight.device) @ factors.down.to(weight.device)
+        added = added.T if isinstance(layer, Conv1D) else added
+        merged = (weight.float() + added).to(weight.dtype)
+        layer.weight = torch.nn.Parameter(merged, requires_grad=False)
+    return network
+
+
+def merge_by_peft(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """A copy of `base` with the PEFT adapter of `folder`, of whatever sort, merged into it.
 
     Raises:
         WeightsError: The adapter does not fit the base model.
