@@ -62,7 +62,9 @@ def test_feedback_is_told_whole(record: FeedbackRecord, account: Account) -> Non
     told = protos.feedback_to_proto(FeedbackView(record, account))
     assert told.feedback_id == record.feedback_id
     assert dict(told.labels) == record.labels
-    assert told.HasField("generation") == (record.generation is not None)
+    erased = account.state is FeedbackState.ERASED
+    assert told.HasField("exchange") == (not erased)
+    assert told.HasField("generation") == (record.generation is not None and not erased)
     assert [protos.state_from_proto(step.state) for step in told.history] == [
         step.state for step in account.history
     ]
