@@ -70,6 +70,7 @@ from learnback_client.generation import (
     Usage,
 )
 from learnback_client.health import Health
+from learnback_client.learning import LearningStatus, RoundEnd, RoundProgress
 from learnback_client.signals import (
     AnswerText,
     Correction,
@@ -122,6 +123,7 @@ __all__ = [
     "Internal",
     "InvalidRequest",
     "LearnbackError",
+    "LearningStatus",
     "Lesson",
     "MessageTooLarge",
     "Move",
@@ -139,6 +141,8 @@ __all__ = [
     "RequestIdReused",
     "ResourceExhausted",
     "Role",
+    "RoundEnd",
+    "RoundProgress",
     "ServerDraining",
     "Signal",
     "Started",

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 from google.protobuf.message import Message
 
-from learnback_client import checkpoint_calls, feedback_calls, generation_calls
+from learnback_client import checkpoint_calls, feedback_calls, generation_calls, learning_calls
 from learnback_client.call import Call, Page, next_page
 from learnback_client.channel import channel_options
 from learnback_client.checkpoints import Checkpoint, Move
@@ -19,6 +19,7 @@ from learnback_client.errors import from_call
 from learnback_client.feedback import Erasure, Feedback
 from learnback_client.generation import Reply
 from learnback_client.health import Health, check_health
+from learnback_client.learning import LearningStatus
 from learnback_client.options import (
     CallOptions,
     CheckpointFilter,
@@ -167,6 +168,15 @@ class Client(Connection):
     ) -> Move:
         """Points "live" back at the checkpoint before, or at the named one."""
         return self._send(checkpoint_calls.rollback_checkpoint(checkpoint, options))
+
+    def get_learning_status(self, **options: Unpack[CallOptions]) -> LearningStatus:
+        """Tells what waits, what is being learned now, and how the last round ended."""
+        return self._send(learning_calls.get_learning_status(options))
+
+    def watch_learning_status(self, **options: Unpack[CallOptions]) -> Stream[LearningStatus]:
+        """Streams how learning stands, now and whenever it changes."""
+        call = learning_calls.watch_learning_status(options)
+        return Stream(self._open(call), call.read, call.request_id)
 
     def health(self, service: str = "", **options: Unpack[CallOptions]) -> Health:
         """Asks a service, or (empty) the whole server, whether it serves."""

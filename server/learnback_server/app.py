@@ -275,7 +275,8 @@ def build(
     lost = asyncio.Event()
     service = InferenceService(engine, post, admission, intake, recorder, lost.set)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server)
-    services = (INFERENCE, *(handover.serve(server, model.facts, metrics) if handover else ()))
+    told = handover.serve(server, model.facts, catalog, metrics) if handover else ()
+    services = (INFERENCE, *told)
     servicer = _tell_of(services, server)
     return App(
         config=config,

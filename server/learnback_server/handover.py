@@ -13,11 +13,20 @@ from pathlib import Path
 
 import grpc
 
-from learnback.v1 import checkpoints_pb2, checkpoints_pb2_grpc, feedback_pb2, feedback_pb2_grpc
+from learnback.v1 import (
+    checkpoints_pb2,
+    checkpoints_pb2_grpc,
+    feedback_pb2,
+    feedback_pb2_grpc,
+    learning_pb2,
+    learning_pb2_grpc,
+)
+from learnback_server.catalog import Catalog
 from learnback_server.checkpoint_service import CheckpointService
 from learnback_server.config import ServerConfig
 from learnback_server.engine.options import ModelFacts
 from learnback_server.feedback_service import FeedbackService
+from learnback_server.learning_service import LearningService
 from learnback_server.limits import Admission
 from learnback_server.metrics import ServerMetrics
 from learnback_store.aliases import Aliases
@@ -42,6 +51,7 @@ _log = logging.getLogger(__name__)
 
 FEEDBACK = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"].full_name
 CHECKPOINTS = checkpoints_pb2.DESCRIPTOR.services_by_name["CheckpointService"].full_name
+LEARNING = learning_pb2.DESCRIPTOR.services_by_name["LearningService"].full_name
 
 # Calls of these services inside at once. Each waits for Redis or a disk, and holds one request.
 _MAX_CALLS = 1024
@@ -54,6 +64,7 @@ def hints(config: ServerConfig) -> dict[str, str]:
     told = {}
     if not config.redis_url:
         told[FEEDBACK] = "start it with --redis-url to have feedback taken"
+        told[LEARNING] = "start it with --redis-url to have anything learned"
     if not (config.redis_url and config.checkpoint_dir):
         told[CHECKPOINTS] = "start it with --redis-url and --checkpoint-dir to administer them"
     return told
@@ -95,12 +106,13 @@ class Handover:
         )
 
     def serve(
-        self, server: grpc.aio.Server, facts: ModelFacts, metrics: ServerMetrics
+        self, server: grpc.aio.Server, facts: ModelFacts, catalog: Catalog, metrics: ServerMetrics
     ) -> list[str]:
         """Puts the services on a server; returns their names."""
+        views = FeedbackViews(self.redis, self.keys)
         feedback = FeedbackService(
             FeedbackInbox(self.writer, self.keys),
-            FeedbackViews(self.redis, self.keys),
+            views,
             self.generations,
             ErasureDesk(self.writer, self.keys),
             self.calls,
@@ -110,13 +122,15 @@ class Handover:
         metrics.store.watch(self.scrapes, self.keys)
         metrics.watch_backlog(lambda: self.generations.backlog)
         feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, server)
+        learning = LearningService(self.redis, self.keys, views, catalog, self.calls, self.watchers)
+        learning_pb2_grpc.add_LearningServiceServicer_to_server(learning, server)
         if self.checkpoints is None:
-            return [FEEDBACK]
+            return [FEEDBACK, LEARNING]
         checkpoints = CheckpointService(
             self.checkpoints, self.redis, self.keys, facts, self.calls, self.watchers
         )
         checkpoints_pb2_grpc.add_CheckpointServiceServicer_to_server(checkpoints, server)
-        return [FEEDBACK, CHECKPOINTS]
+        return [FEEDBACK, LEARNING, CHECKPOINTS]
 
     def aliases(self) -> AsyncGenerator[Aliases]:
         """Yields where the aliases of checkpoints point, now and whenever one has moved."""

@@ -40,6 +40,7 @@ different namespaces. No key bears the text of a user: authors and request ids s
                                              author         the name; gone once it is done
     {ns}:epoch                      string   made up by the trainer and kept in its archive too;
                                              when it is missing here, this Redis has lost its data
+    {ns}:trainer                    string   TrainerStatus as JSON: what the trainer does now
     {ns}:aliases                    channel  serial of the aliases file after each move
 
 Who writes: the server everything that is born (submission, generation, erasure), the trainer
@@ -143,6 +144,11 @@ class Keys:
     def epoch(self) -> str:
         """The mark by which a Redis that lost its data is known."""
         return self._key("epoch")
+
+    @property
+    def trainer(self) -> str:
+        """What the trainer does now."""
+        return self._key("trainer")
 
     @property
     def aliases(self) -> str:

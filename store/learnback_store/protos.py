@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from google.protobuf import timestamp_pb2
+from google.protobuf import duration_pb2, timestamp_pb2
 
-from learnback.v1 import checkpoints_pb2, feedback_pb2, inference_pb2
+from learnback.v1 import checkpoints_pb2, feedback_pb2, inference_pb2, learning_pb2
 from learnback_store.checkpoints import Checkpoint
 from learnback_store.erasures import Erasure
+from learnback_store.feedback import QueueStats
 from learnback_store.paging import FeedbackFilter
 from learnback_store.records import (
     Correction,
@@ -33,6 +34,7 @@ from learnback_store.records import (
     Thumb,
     Transition,
 )
+from learnback_store.trainer_status import RoundEnd, RoundProgress, TrainerStatus
 
 _Out = TypeVar("_Out")
 
@@ -283,6 +285,55 @@ def checkpoint_to_proto(
         told.gate.reasons.extend(manifest.gate.reasons)
         told.gate.figures.update(manifest.gate.figures)
     return told
+
+
+# Learning
+
+
+def learning_to_proto(stats: QueueStats, trainer: TrainerStatus) -> learning_pb2.LearningStatus:
+    """Writes how learning stands, but for what only a server knows.
+
+    Args:
+        stats: How much waits.
+        trainer: What the trainer told of itself; `seen_ms` is 0 if it never did.
+    """
+    age = duration_pb2.Duration()
+    age.FromMilliseconds(round(stats.oldest_seconds * 1000))
+    return learning_pb2.LearningStatus(
+        queue_depth=stats.depth,
+        queue_taken=stats.taken,
+        dead_letters=stats.dead,
+        oldest_age=age,
+        trainer_time=timestamp(trainer.seen_ms) if trainer.seen_ms else None,
+        round=_progress_to_proto(trainer.round) if trainer.round else None,
+        last_round=_end_to_proto(trainer.last_round) if trainer.last_round else None,
+    )
+
+
+def _progress_to_proto(progress: RoundProgress) -> learning_pb2.RoundProgress:
+    return learning_pb2.RoundProgress(
+        round_id=progress.round_id,
+        parent=progress.parent,
+        reached=progress.reached,
+        feedback_count=progress.feedback_count,
+        step=progress.step,
+        steps=progress.steps,
+        lesson_loss=progress.lesson_loss,
+        anchor_loss=progress.anchor_loss,
+        begin_time=timestamp(progress.begin_ms),
+    )
+
+
+def _end_to_proto(end: RoundEnd) -> learning_pb2.RoundEnd:
+    return learning_pb2.RoundEnd(
+        round_id=end.round_id,
+        feedback_count=end.feedback_count,
+        learned_count=end.learned_count,
+        checkpoint=end.checkpoint,
+        reasons=end.reasons,
+        begin_time=timestamp(end.begin_ms),
+        end_time=timestamp(end.end_ms),
+    )
 
 
 def _known(table: Mapping[Any, _Out], number: int) -> _Out:

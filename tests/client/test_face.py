@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import learnback_client
-from learnback.v1 import checkpoints_pb2, feedback_pb2, inference_pb2
+from learnback.v1 import checkpoints_pb2, feedback_pb2, inference_pb2, learning_pb2
 from learnback_client import (
     AsyncClient,
     AsyncReplyStream,
@@ -24,9 +24,9 @@ from learnback_client import (
 PAIRS = [(Client, AsyncClient), (Stream, AsyncStream), (ReplyStream, AsyncReplyStream)]
 METHODS = {
     "close", "correct", "critique", "erase_author", "generate", "get_checkpoint", "get_feedback",
-    "health", "list_checkpoints", "list_feedback", "prefer", "promote_checkpoint", "rate",
+    "get_learning_status", "health", "list_checkpoints", "list_feedback", "prefer", "promote_checkpoint", "rate",
     "rollback_checkpoint", "stream", "submit_feedback", "target", "watch_checkpoints",
-    "watch_feedback",
+    "watch_feedback", "watch_learning_status",
 }  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def test_the_client_has_all_methods():
 def test_every_method_of_the_contract_is_offered():
     services = [
         each
-        for module in (inference_pb2, feedback_pb2, checkpoints_pb2)
+        for module in (inference_pb2, feedback_pb2, checkpoints_pb2, learning_pb2)
         for each in module.DESCRIPTOR.services_by_name.values()
     ]
     rpcs = {method.name for service in services for method in service.methods}

@@ -32,6 +32,7 @@ from learnback_store.rounds import Round
 from learnback_store.settlement import follow_live, recover_redis, settle
 from learnback_trainer.anchors import Question, from_canaries, from_traffic
 from learnback_trainer.erasing import Eraser
+from learnback_trainer.board import Board
 from learnback_trainer.errors import RoundStoppedError
 from learnback_trainer.lessons import is_teachable
 from learnback_trainer.publishing import Candidate, open_pupil, publish, put_aside
@@ -102,7 +103,7 @@ class Trainer:
         self._round_size, self._round_wait = round_size, round_wait
         self._most_deliveries, self._keep = most_deliveries, keep
         self._canaries = from_canaries(canary_file, base.reader) if canary_file else []
-        self._reached = on_step
+        self._board, self._on_step = Board(redis, keys), on_step
         self._stopped = threading.Event()
         self._eraser = Eraser(
             redis, keys, archive, checkpoints, self._teach_again, round_size, on_step
@@ -115,6 +116,7 @@ class Trainer:
     def run(self) -> None:
         """Works until it is told to stop; what goes wrong is logged and tried again."""
         _log.info("waiting for feedback; live is %s", self._checkpoints.aliases().live)
+        self._board.wake()
         while not self._stopped.is_set():
             try:
                 self.recover()
@@ -160,6 +162,7 @@ class Trainer:
             stop=self._stopped.is_set,
         )
         if not batch:
+            self._board.idle()
             return 0
         self._reached("read")
         together = [one for one in batch if one.deliveries < _ALONE_FROM]
@@ -171,6 +174,10 @@ class Trainer:
     def stop(self) -> None:
         """Ends `run` soon: a round that is not decided yet is given up."""
         self._stopped.set()
+
+    def _reached(self, step: str) -> None:
+        self._board.reached(step)
+        self._on_step(step)
 
     # A batch
 
@@ -218,6 +225,7 @@ class Trainer:
         ids = [one.feedback_id for one in views]
         this = self._archive.begin_round(parent, ids, again=again)
         self._views.publish(self._archive.get(one.feedback_id) for one in views)
+        self._board.begin(this)
         self._reached("begun")
         _log.info("a round about %d pieces of feedback, on %s", len(views), parent)
         with open_pupil(
@@ -235,6 +243,7 @@ class Trainer:
             name = self._decide(this, report, pupil)
         self._archive.finish_round(this.round_id)
         self._reached("finished")
+        self._board.end(this, report, name)
         if name:
             self._announce()
             _log.info("published %s: learned %d of %d", name, len(report.learned), len(views))
@@ -300,6 +309,7 @@ class Trainer:
             nonlocal last
             if self._stopped.is_set():
                 raise RoundStoppedError
+            self._board.step(progress)
             if time.monotonic() - last > _SIGN_SECONDS or progress.step == progress.steps:
                 last = time.monotonic()
                 _log.info(
