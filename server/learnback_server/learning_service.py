@@ -1,7 +1,7 @@
 """The RPCs of LearningService, and nothing but the edge: what the trainer tells of itself.
 
-The trainer leaves its status in Redis (`learnback_store.trainer_status`); beside it stand the length
-of the queue and what is live on this very server.
+The trainer leaves its status in Redis (`learnback_store.trainer_status`); beside it stand the
+length of the queue and what is live on this very server.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.table import Table
@@ -44,6 +45,17 @@ def write_answer(pieces: Iterable[str]) -> str:
 def printable(text: str) -> str:
     """Returns the text with control characters replaced, if it goes to a terminal."""
     return text.translate(_CONTROLS) if sys.stdout.isatty() else text
+
+
+def ago(time: datetime | None) -> str:
+    """Returns how long ago something was, in the largest unit that fits; empty if unknown."""
+    if time is None:
+        return ""
+    seconds = max(0.0, (datetime.now(UTC) - time).total_seconds())
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
 
 
 def note(text: str) -> None:
