@@ -148,6 +148,9 @@ def save(model: LlamaForCausalLM, tok: PreTrainedTokenizerFast, recipe: Recipe, 
     shipped = build_model(recipe, tok)
     shipped.bfloat16()
     shipped.load_state_dict(model.state_dict())
+    embedding = model.get_input_embeddings().weight.detach().float().clone()
+    spread(embedding)
+    shipped.get_input_embeddings().weight.data.copy_(embedding)
     shipped.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         eos_token_id=tok.eos_token_id,
         pad_token_id=tok.pad_token_id,

@@ -25,8 +25,8 @@ PAIRS = [(Client, AsyncClient), (Stream, AsyncStream), (ReplyStream, AsyncReplyS
 METHODS = {
     "close", "correct", "critique", "erase_author", "generate", "get_checkpoint", "get_feedback",
     "get_learning_status", "health", "list_checkpoints", "list_feedback", "prefer",
-    "promote_checkpoint", "rate", "rollback_checkpoint", "stream", "submit_feedback", "target", "watch_checkpoints",
-    "watch_feedback", "watch_learning_status",
+    "promote_checkpoint", "rate", "rollback_checkpoint", "stream", "submit_feedback", "target",
+    "watch_checkpoints",    "watch_feedback", "watch_learning_status",
 }  # fmt: skip
 
 

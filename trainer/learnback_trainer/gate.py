@@ -36,6 +36,10 @@ from learnback_trainer.reader import Ids
 _AS_GOOD_NATS = 0.3
 # Distinct answers before, under which sameness is not judged: "positive" and "negative" are two.
 _LEAST_DISTINCT = 3
+# Held-out lessons under which their share is not judged: of one or two it is chance.
+_LEAST_HELD_OUT = 4
+# A lesson that the live model all but knows has nothing left to improve, in nats a token.
+_KNOWN_NATS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +191,11 @@ def _held_out_figures(pupil: Pupil, alike: Sequence[Alike], max_tokens: int) -> 
         figures["sameness"] = len(set(answers)) / distinct
     questions = [(one.exchange, one.prompt, one.exercise) for one in alike]
     lessons = [(one.prompt, one.target) for one in practice(questions, pupil, max_tokens)]
-    if lessons:
+    if len(lessons) >= _LEAST_HELD_OUT:
         with pupil.as_live():
             before = pupil.losses(lessons)
         pairs = zip(before, pupil.losses(lessons), strict=True)
-        figures["held_out"] = mean(after < earlier for earlier, after in pairs)
+        figures["held_out"] = mean(after < max(old, _KNOWN_NATS) for old, after in pairs)
     return figures
 
 

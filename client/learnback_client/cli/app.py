@@ -10,6 +10,16 @@ from typing import Annotated, TextIO
 import typer
 
 from learnback_client.cli import chat, erase, generate, health
+from learnback_client.cli import (
+    chat,
+    checkpoints,
+    demo,
+    feedback,
+    generate,
+    health,
+    status,
+    up,
+)
 from learnback_client.cli.failures import reports_failures
 
 # Usage errors are plain lines rather than boxes, so that they read well in a log.
@@ -23,8 +33,17 @@ app = typer.Typer(
 )
 app.command()(generate.generate)
 app.command()(chat.chat)
+app.add_typer(feedback.app, name="feedback")
+app.command()(checkpoints.checkpoints)
+app.command()(checkpoints.why)
+app.command()(checkpoints.lineage)
+app.command()(checkpoints.promote)
+app.command()(checkpoints.rollback)
+app.command()(status.status)
 app.command()(health.health)
 app.command()(erase.erase)
+app.command()(up.up)
+app.command()(demo.demo)
 
 
 def _print_version(asked: bool) -> None:

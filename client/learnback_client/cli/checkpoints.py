@@ -1,4 +1,4 @@
-"""`learnback checkpoints`, `why`, `lineage`, `promote`, `rollback`: what was learned, and moving."""
+"""`learnback checkpoints`, `why`, `lineage`, `promote`, `rollback`."""
 
 from __future__ import annotations
 

@@ -36,7 +36,9 @@ def demo(
     settings: ClientSettings,
     fresh: Annotated[
         bool,
-        typer.Option("--fresh", help="Start Redis, server and trainer for it, and stop them after."),
+        typer.Option(
+            "--fresh", help="Start Redis, server and trainer for it, and stop them after."
+        ),
     ] = False,
     critiques: Annotated[int, typer.Option(min=1, max=16, help="Answers to criticise.")] = 8,
     seed: Annotated[int, typer.Option(help="Another seed asks other questions.")] = 20,

@@ -129,9 +129,7 @@ def said(signal: Signal | None) -> str:
     return printable(" ".join(text.split()))
 
 
-def _submit(
-    settings: ClientSettings, generation: str, signal: Signal, author: str | None
-) -> None:
+def _submit(settings: ClientSettings, generation: str, signal: Signal, author: str | None) -> None:
     with settings.connect() as client:
         feedback = client.submit_feedback(generation, signal, author=author or settings.author)
     print(feedback.feedback_id)

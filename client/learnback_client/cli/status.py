@@ -52,5 +52,6 @@ def _trainer(found: LearningStatus) -> str:
 def _last(end: RoundEnd) -> str:
     when = ago(end.ended)
     if end.checkpoint:
-        return f"published {end.checkpoint}, learned {end.learned_count} of {end.feedback_count}, {when}"
+        share = f"{end.learned_count} of {end.feedback_count}"
+        return f"published {end.checkpoint}, learned {share}, {when}"
     return f"published nothing, {when}: {'; '.join(end.reasons)}"

@@ -110,8 +110,9 @@ class Demo:
             DemoError: Nothing was published, or it took too long.
         """
         with Load(self._client, [*self.held_out, *self.others], self._script.streams) as load:
-            for question in self.to_criticise:
-                reply = people.ask(self._client, question)
+            # First all answers, then all critiques, so that they come to one round.
+            replies = [people.ask(self._client, one) for one in self.to_criticise]
+            for question, reply in zip(self.to_criticise, replies, strict=True):
                 words = people.critique(self._rng)
                 feedback = self._client.critique(reply, words, author="demo")
                 criticised(question, reply, feedback, words)
@@ -148,8 +149,7 @@ class Demo:
             obeyed=(_share(self.held_out, before.held_out), _share(self.held_out, after.held_out)),
             right=(_share(self.others, before.others), _share(self.others, after.others)),
             unchanged=mean(
-                old.text == new.text
-                for old, new in zip(before.others, after.others, strict=True)
+                old.text == new.text for old, new in zip(before.others, after.others, strict=True)
             ),
             served=load.served.total(),
             failed=len(load.failures),
