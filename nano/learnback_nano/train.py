@@ -25,6 +25,7 @@ from learnback_nano import path, tokenizer
 from learnback_nano.batches import BATCHES_A_POOL, Batch, Corpus
 from learnback_nano.loss_log import LossLog
 from learnback_nano.recipe import Recipe, rate_at
+from learnback_nano.spreading import spread
 
 
 def build_model(recipe: Recipe, tok: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -148,9 +149,10 @@ def save(model: LlamaForCausalLM, tok: PreTrainedTokenizerFast, recipe: Recipe, 
     shipped = build_model(recipe, tok)
     shipped.bfloat16()
     shipped.load_state_dict(model.state_dict())
-    embedding = model.get_input_embeddings().weight.detach().float().clone()
-    spread(embedding)
-    shipped.get_input_embeddings().weight.data.copy_(embedding)
+    with torch.no_grad():
+        embedding = model.model.embed_tokens.weight.float().clone()
+        spread(embedding)
+        shipped.model.embed_tokens.weight.copy_(embedding)
     shipped.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         eos_token_id=tok.eos_token_id,
         pad_token_id=tok.pad_token_id,

@@ -31,8 +31,8 @@ from learnback_store.records import FeedbackRecord, FeedbackState, FeedbackView
 from learnback_store.rounds import Round
 from learnback_store.settlement import follow_live, recover_redis, settle
 from learnback_trainer.anchors import Question, from_canaries, from_traffic
-from learnback_trainer.erasing import Eraser
 from learnback_trainer.board import Board
+from learnback_trainer.erasing import Eraser
 from learnback_trainer.errors import RoundStoppedError
 from learnback_trainer.lessons import is_teachable
 from learnback_trainer.publishing import Candidate, open_pupil, publish, put_aside

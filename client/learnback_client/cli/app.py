@@ -9,11 +9,11 @@ from typing import Annotated, TextIO
 
 import typer
 
-from learnback_client.cli import chat, erase, generate, health
 from learnback_client.cli import (
     chat,
     checkpoints,
     demo,
+    erase,
     feedback,
     generate,
     health,
