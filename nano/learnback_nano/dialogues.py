@@ -61,7 +61,7 @@ class Mix:
     pointedly: bool = False  # beforehand only what changes the answer
 
 
-_BEFORE_PARAPHRASE = (*(task for task in TASKS if task != "paraphrase"), "comparison")
+_BEFORE_PARAPHRASE = (*TASKS, "comparison")
 EVEN = Mix(_BEFORE_PARAPHRASE, tuple(KINDS))
 # What is learned last comes more often: whether two sentences say the same, and the kinds that
 # write every word anew.
@@ -83,7 +83,7 @@ APPLIED = Mix(
 )
 # Comparing is given up for saying otherwise, which asks for the same understanding and is learned.
 REPLACED = Mix(
-    tasks=(*TASKS, "paraphrase", "paraphrase", "note", "note", "capital", "opposite"),
+    tasks=(*TASKS, *3 * ("paraphrase",), "note", "note", "capital", "opposite"),
     kinds=(*APPLIED.kinds, "sentence"),
     told=0.27,
     pointedly=True,

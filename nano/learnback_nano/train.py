@@ -119,13 +119,34 @@ class Checkpoint:
         return int(state["step"])
 
 
-def train(recipe: Recipe, work: Path, artefact: Path, checkpoint_every: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a training begins that has no checkpoint: with fresh weights, or with finished ones."""
+
+    weights: Path | None = None
+    """A folder of weights alone; the optimiser begins anew."""
+    step: int = 0
+
+    def load(self, model: LlamaForCausalLM) -> int:
+        """The first step."""
+        if self.weights is None:
+            return 0
+        found = LlamaForCausalLM.from_pretrained(self.weights, dtype=torch.float32)
+        model.load_state_dict(found.state_dict())
+        return self.step
+
+
+FRESH = Start()
+"""From the very beginning."""
+
+
+def train(recipe: Recipe, work: Path, artefact: Path, checkpoint_every: int, start: Start = FRESH) -> None:
     """Make the model, from the tokenizer to the files that are shipped."""
     tok = tokenizer.build(recipe.seed)
     model = build_model(recipe, tok)
     optimiser = Optimiser(model, recipe)
     checkpoint = Checkpoint(work / "checkpoint.pt")
-    first = checkpoint.load(model, optimiser)
+    first = checkpoint.load(model, optimiser) or start.load(model)
     losses = LossLog(work / "loss.csv", first)
     batches = DataLoader(Corpus(tok, recipe, first), batch_size=None, num_workers=1)
     bar = tqdm(batches, initial=first, total=recipe.steps, unit="step", mininterval=5)
@@ -170,6 +191,8 @@ def main() -> None:
         "--work", type=Path, default=Path(".state/nano"), help="checkpoints and the plot"
     )
     parser.add_argument("--artefact", type=Path, default=path(), help="the finished model")
+    parser.add_argument("--weights", type=Path, help="begin with these instead of fresh ones")
+    parser.add_argument("--from-step", type=int, default=0, help="the step that --weights are at")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--checkpoint-every", type=int, default=25, metavar="POOLS")
     for name, value in asdict(Recipe()).items():
@@ -177,7 +200,8 @@ def main() -> None:
     chosen = vars(parser.parse_args())
     torch.set_num_threads(chosen["threads"])
     recipe = Recipe(**{name: chosen[name] for name in asdict(Recipe())})
-    train(recipe, chosen["work"], chosen["artefact"], chosen["checkpoint_every"])
+    start = Start(chosen["weights"], chosen["from_step"])
+    train(recipe, chosen["work"], chosen["artefact"], chosen["checkpoint_every"], start)
 
 
 if __name__ == "__main__":
