@@ -140,7 +140,9 @@ FRESH = Start()
 """From the very beginning."""
 
 
-def train(recipe: Recipe, work: Path, artefact: Path, checkpoint_every: int, start: Start = FRESH) -> None:
+def train(
+    recipe: Recipe, work: Path, artefact: Path, checkpoint_every: int, start: Start = FRESH
+) -> None:
     """Make the model, from the tokenizer to the files that are shipped."""
     tok = tokenizer.build(recipe.seed)
     model = build_model(recipe, tok)

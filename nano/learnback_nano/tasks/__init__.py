@@ -27,8 +27,8 @@ _SAMPLERS: dict[str, Sampler] = {
     "opposite": opposite,
 }
 TASKS = tuple(_SAMPLERS)
-# The shipped weights were trained on comparisons and learned none; saying a sentence otherwise takes
-# their place in the last phase of the recipe, which the shipped weights have not been through.
+# The shipped weights were trained on comparisons and learned none; saying a sentence otherwise
+# takes their place in the last phase of the recipe, which those weights have not been through.
 _UNLEARNED: dict[str, Sampler] = {
     "paraphrase": paraphrase,
     "comparison": comparison,
