@@ -1,14 +1,17 @@
 """Serving speed of learnback against transformers: `python -m bench.serve`.
 
 The same requests (mixed lengths, greedy, random prompts) go to every contender at 1, 4, 16 and 64
-streams, in rounds, one contender after the other, and the table gives medians over the rounds. The
-others call the library in their own process; learnback answers over gRPC to a client in another.
+streams, in rounds, one contender after the other, each round in another order. The table gives
+medians over the rounds; a ratio is the median of the ratios within the rounds, so that what else the
+machine does weighs on both sides of it, and its range stands beside it. The others call the library
+in their own process; learnback answers over gRPC to a client in another.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -16,11 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import shapes
-from bench.contenders import Contender, all_contenders
+from bench.contenders import Contender, Learnback, all_contenders
 from bench.figures import Figures, median_of
 from bench.workload import Lengths, make_workload
 
 STREAMS = (1, 4, 16, 64)
+
+OURS = Learnback.name
 
 WARM_UP = 4
 """Requests that each contender answers unmeasured, at each number of streams."""
@@ -38,7 +43,7 @@ class Scale:
 
 SCALES = {
     # A model this small is fastest on one thread, with every contender.
-    "nano": Scale(Lengths((16, 128), (16, 96)), {1: 8, 4: 6, 16: 5, 64: 4}, rounds=3, threads=1),
+    "nano": Scale(Lengths((16, 128), (16, 96)), {1: 8, 4: 6, 16: 5, 64: 4}, rounds=5, threads=1),
     "qwen3-0.6b": Scale(
         Lengths((16, 64), (8, 24)),
         {1: 2, 4: 1, 16: 1, 64: 1},
@@ -50,8 +55,8 @@ SCALES = {
 
 def measure(
     contenders: Sequence[Contender], streams: int, scale: Scale, vocab_size: int
-) -> dict[str, Figures]:
-    """Measures every contender at one number of streams; medians over the rounds."""
+) -> dict[str, list[Figures]]:
+    """Measures every contender at one number of streams, once a round."""
     requests = streams * scale.requests_per_stream[streams]
     taken: dict[str, list[Figures]] = {contender.name: [] for contender in contenders}
     warm_up = make_workload(streams, min(streams, WARM_UP), scale.lengths, vocab_size, seed=0)
@@ -59,21 +64,31 @@ def measure(
         contender.measure(warm_up)
     for seed in range(1, scale.rounds + 1):
         workload = make_workload(streams, requests, scale.lengths, vocab_size, seed)
-        for contender in contenders:
+        first = seed % len(contenders)
+        for contender in [*contenders[first:], *contenders[:first]]:
             taken[contender.name].append(contender.measure(workload))
             note(f"  {streams} streams, round {seed}: {contender.name}")
-    return {name: median_of(rounds) for name, rounds in taken.items()}
+    return taken
 
 
-def table(streams: int, results: dict[str, Figures]) -> list[str]:
-    """Rows of the table, with the throughput of each as a share of learnback's."""
-    ours = results["learnback"].tokens_per_second
+def table(streams: int, taken: dict[str, list[Figures]]) -> list[str]:
+    """Rows of the table; how much faster learnback is stands in the last column."""
     return [
         f"| {streams} | {name} | {one.requests_per_second:.1f} | {one.tokens_per_second:.0f} "
         f"| {one.ttft_p50 * 1e3:.1f} | {one.itl_p50 * 1e3:.2f} | {one.itl_p99 * 1e3:.2f} "
-        f"| {ours / one.tokens_per_second:.2f}x |"
-        for name, one in results.items()
+        f"| {'' if name == OURS else speedup(taken[OURS], taken[name])} |"
+        for name, one in ((name, median_of(rounds)) for name, rounds in taken.items())
     ]
+
+
+def speedup(ours: Sequence[Figures], theirs: Sequence[Figures]) -> str:
+    """Tokens a second of ours for each of theirs: the median over the rounds, and the range."""
+    ratios = sorted(
+        our.tokens_per_second / their.tokens_per_second
+        for our, their in zip(ours, theirs, strict=True)
+    )
+    middle = f"**{statistics.median(ratios):.2f}x**"
+    return middle if len(ratios) == 1 else f"{middle} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
 
 
 HEADER = [

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -26,6 +27,7 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from transformers.utils import logging as transformers_logging
 
 from learnback.v1 import inference_pb2, inference_pb2_grpc
+from learnback_server.auth import AuthFileError, Gatekeeper, TokenFile
 from learnback_server.catalog import Catalog
 from learnback_server.config import NANO, ServerConfig
 from learnback_server.engine.engine import Engine
@@ -42,6 +44,7 @@ from learnback_server.prompts import PromptReader
 from learnback_server.records import GenerationRecorder
 from learnback_server.service import InferenceService
 from learnback_telemetry.exposition import Exposition
+from learnback_server.tls import Certificates, TlsError, TlsFiles
 
 _log = logging.getLogger(__name__)
 
@@ -63,22 +66,59 @@ def new_server(config: ServerConfig, metrics: ServerMetrics) -> tuple[grpc.aio.S
     """Returns a gRPC server that is bound to its port but not yet started, and the port.
 
     Raises:
-        StartError: The address can't be listened on.
+        StartError: The address can't be listened on, or its tokens or certificates can't be used.
     """
+    try:
+        gatekeeper = Gatekeeper(TokenFile(Path(config.auth_file))) if config.auth_file else None
+        credentials = _credentials(config)
+    except (AuthFileError, TlsError) as error:
+        raise StartError(str(error)) from error
     server = grpc.aio.server(
         interceptors=[
             CallMeter(metrics),
-            Guard(config.max_message_bytes, hints(config), metrics.refused),
+            Guard(config.max_message_bytes, hints(config), metrics.refused, gatekeeper),
         ],
         options=_channel_options(config),
     )
     try:
-        return server, server.add_insecure_port(config.listen)
+        if credentials is None:
+            port = server.add_insecure_port(config.listen)
+        else:
+            port = server.add_secure_port(config.listen, credentials)
     except RuntimeError as error:
         raise StartError(
             f"can't listen on {config.listen}: {error}. Is another server running there? "
             "Choose another address with --listen."
         ) from error
+    _warn_of_open_doors(config)
+    return server, port
+
+
+def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
+    """Returns what connections are encrypted with; None if they are not."""
+    if not config.tls_cert:
+        return None
+    authorities = Path(config.tls_client_ca) if config.tls_client_ca else None
+    files = TlsFiles(Path(config.tls_cert), Path(config.tls_key), authorities)
+    return Certificates(files).credentials()
+
+
+def _warn_of_open_doors(config: ServerConfig) -> None:
+    """Says what others on the network can do, if they can reach the address."""
+    if config.is_local:
+        return
+    if not (config.auth_file or config.tls_client_ca):
+        _log.warning(
+            "whoever reaches %s can use, teach and administer this server: "
+            "set --auth-file or --tls-client-ca",
+            config.listen,
+        )
+    if not config.tls_cert:
+        _log.warning(
+            "what goes to and from %s, tokens included, can be read on the way unless the network "
+            "encrypts: set --tls-cert and --tls-key",
+            config.listen,
+        )
 
 
 def _channel_options(config: ServerConfig) -> list[tuple[str, int]]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib.metadata
+import ipaddress
 import json
 import os
 import re
@@ -65,6 +66,23 @@ class ServerConfig(BaseSettings):
         "127.0.0.1:50051",
         description="Address to serve on, HOST:PORT. Port 0 takes a free one, which is logged.",
     )
+    auth_file: str = Field(
+        "",
+        description="File of bearer tokens and what each may do (docs/security.md); read again "
+        "when it changes. Empty: whoever reaches the address may do everything.",
+    )
+    tls_cert: str = Field(
+        "",
+        description="Certificate of the server, with those between it and its authority (PEM); "
+        "read again when it changes. Empty: connections are not encrypted.",
+    )
+    tls_key: str = Field("", description="Key of the certificate (PEM, not encrypted).")
+    tls_client_ca: str = Field(
+        "",
+        description="Authorities (PEM): a client must show a certificate of one of them. Empty: "
+        "none is asked for.",
+    )
+
     model: str = Field(
         NANO,
         min_length=1,
@@ -240,6 +258,14 @@ class ServerConfig(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("tls_cert and tls_key are needed together")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key beside it")
+        return self
+
+    @model_validator(mode="after")
     def _sizes_fit_together(self) -> Self:
         if self.step_tokens < self.max_running:
             raise ValueError(
@@ -253,6 +279,15 @@ class ServerConfig(BaseSettings):
                 "tokens of a page"
             )
         return self
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the address."""
+        host = self.listen.rpartition(":")[0].strip("[]")
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
 
     def engine_options(self) -> EngineOptions:
         """Returns the part of this that the engine goes by."""

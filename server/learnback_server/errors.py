@@ -13,7 +13,10 @@
     ├── ExhaustedError            RESOURCE_EXHAUSTED
     │   ├── QueueFullError        QUEUE_FULL          RetryInfo
     │   ├── QueueTimeoutError     QUEUE_TIMEOUT       RetryInfo
+    │   ├── QuotaExceededError    QUOTA_EXCEEDED      QuotaFailure names the quota
     │   └── MessageTooLargeError  MESSAGE_TOO_LARGE
+    ├── UnauthenticatedError      UNAUTHENTICATED     UNAUTHENTICATED
+    ├── PermissionDeniedError     PERMISSION_DENIED   PERMISSION_DENIED
     ├── DrainingError             UNAVAILABLE         SERVER_DRAINING, RetryInfo
     ├── StoreUnavailableError     UNAVAILABLE         STORE_UNAVAILABLE, RetryInfo
     ├── DeadlineError             DEADLINE_EXCEEDED   DEADLINE_EXCEEDED
@@ -203,10 +206,60 @@ class QueueTimeoutError(ExhaustedError):
     retry_seconds = QUEUE_RETRY_SECONDS
 
 
+class QuotaExceededError(ExhaustedError):
+    """The caller has as much of something as its quota allows.
+
+    Args:
+        tenant: Whose quota it is.
+        most: Generations at once.
+    """
+
+    reason = errors_pb2.ERROR_REASON_QUOTA_EXCEEDED
+
+    def __init__(self, tenant: str, most: int) -> None:
+        super().__init__(
+            f"{tenant} has {most} generations running, which is all that it may have at once; "
+            "wait for one to end",
+            tenant=tenant,
+            max_generations=most,
+        )
+        self._tenant = tenant
+
+    def details(self) -> list[message.Message]:
+        """Returns the QuotaFailure that names the quota."""
+        failure = error_details_pb2.QuotaFailure()
+        failure.violations.add(subject=f"token:{self._tenant}", description=self.message)
+        return [failure]
+
+
 class MessageTooLargeError(ExhaustedError):
     """The request has more bytes than the server takes."""
 
     reason = errors_pb2.ERROR_REASON_MESSAGE_TOO_LARGE
+
+
+class UnauthenticatedError(CallError):
+    """The token is missing, malformed or unknown. No message repeats it."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+    reason = errors_pb2.ERROR_REASON_UNAUTHENTICATED
+
+
+class PermissionDeniedError(CallError):
+    """The token is known, and does not reach this service.
+
+    Args:
+        tenant: Whose token it is.
+        scope: What it lacks.
+    """
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+    reason = errors_pb2.ERROR_REASON_PERMISSION_DENIED
+
+    def __init__(self, tenant: str, scope: str) -> None:
+        super().__init__(
+            f'the token of {tenant} lacks the scope "{scope}"', tenant=tenant, scope=scope
+        )
 
 
 class DrainingError(CallError):

@@ -1,4 +1,4 @@
-"""Stands before every method of ours: bounds and decodes requests, and makes errors statuses.
+"""Stands before every method of ours: lets callers in, bounds and decodes, makes errors statuses.
 
 gRPC itself answers a request that is too large, can't be decoded or names an unknown method with a
 bare status, and an exception with its text. Here each of them becomes an error of our own
@@ -13,12 +13,14 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
+from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
 
+from learnback_server.auth import Gatekeeper
 from learnback_server.errors import (
     CallError,
     InternalError,
@@ -43,6 +45,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Decode = Callable[[bytes], Any]
 UnaryMethod = Callable[[Any, Context], Awaitable[Any]]
 StreamMethod = Callable[[Any, Context], AsyncGenerator[Any, None]]
+Enter = Callable[[Context], AbstractContextManager[None]]
 
 
 class Guard(grpc.aio.ServerInterceptor):
@@ -52,6 +55,7 @@ class Guard(grpc.aio.ServerInterceptor):
         max_message_bytes: Largest request.
         hints: How to have a service that is switched off, by its full name.
         refused: Told of each error that a call ends with.
+        gatekeeper: Lets callers in; None lets everyone in.
     """
 
     def __init__(
@@ -59,10 +63,12 @@ class Guard(grpc.aio.ServerInterceptor):
         max_message_bytes: int,
         hints: Mapping[str, str] | None = None,
         refused: Callable[[CallError], None] = lambda _: None,
+        gatekeeper: Gatekeeper | None = None,
     ) -> None:
         self._max_message_bytes = max_message_bytes
         self._hints = hints or {}
         self._refused = refused
+        self._gatekeeper = gatekeeper
 
     async def intercept_service(
         self,
@@ -80,34 +86,46 @@ class Guard(grpc.aio.ServerInterceptor):
         # Typed as of synchronous servers, so Any. Without a deserializer, bytes come here as they
         # are.
         method_of: Any = handler
+        enter = partial(self._entering, method)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._streaming(method_of.unary_stream, method_of.request_deserializer),
+                self._streaming(enter, method_of.unary_stream, method_of.request_deserializer),
                 None,
                 handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._unary(method_of.unary_unary, method_of.request_deserializer),
+            self._unary(enter, method_of.unary_unary, method_of.request_deserializer),
             None,
             handler.response_serializer,
         )
 
-    def _unary(self, method: UnaryMethod, decode: Decode) -> Callable[..., Awaitable[Any]]:
+    def _entering(self, method: str, context: Context) -> AbstractContextManager[None]:
+        if self._gatekeeper is None:
+            return nullcontext()
+        return self._gatekeeper.entering(method, context.invocation_metadata() or ())
+
+    def _unary(
+        self, enter: Enter, method: UnaryMethod, decode: Decode
+    ) -> Callable[..., Awaitable[Any]]:
         async def call(raw: bytes, context: Context) -> Any:
             try:
-                return await method(self._decoded(raw, decode), context)
+                with enter(context):
+                    return await method(self._decoded(raw, decode), context)
             except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets a status
                 await self._abort(context, error)
 
         return call
 
-    def _streaming(self, method: StreamMethod, decode: Decode) -> Callable[..., Awaitable[None]]:
+    def _streaming(
+        self, enter: Enter, method: StreamMethod, decode: Decode
+    ) -> Callable[..., Awaitable[None]]:
         async def call(raw: bytes, context: Context) -> None:
             try:
-                # Closed here and now when the call is cancelled, not whenever it is collected.
-                async with aclosing(method(self._decoded(raw, decode), context)) as replies:
-                    async for reply in replies:
-                        await context.write(reply)
+                with enter(context):
+                    # Closed here and now when the call is cancelled, not whenever it is collected.
+                    async with aclosing(method(self._decoded(raw, decode), context)) as replies:
+                        async for reply in replies:
+                            await context.write(reply)
             except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets a status
                 await self._abort(context, error)
 

@@ -1,16 +1,17 @@
 """How many calls may be inside at once, and closing the door when the server drains.
 
 The engine bounds its own queue; this bounds what stands in front of it, so that a flood is refused
-before anything is tokenised.
+before anything is tokenised. `Quotas` bounds what one tenant may have of it.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from learnback_server.errors import DrainingError, QueueFullError
+from learnback_server.errors import DrainingError, QueueFullError, QuotaExceededError
 
 
 class Admission:
@@ -68,3 +69,27 @@ class Admission:
         except TimeoutError:
             return False
         return True
+
+
+class Quotas:
+    """Counts the generations that each tenant has inside. Lives on the event loop."""
+
+    def __init__(self) -> None:
+        self._inside: Counter[str] = Counter()
+
+    @contextmanager
+    def place(self, tenant: str, most: int | None) -> Iterator[None]:
+        """Holds one generation of a tenant, of which it may have `most`; None is any number.
+
+        Raises:
+            QuotaExceededError: It has them.
+        """
+        if most is not None and self._inside[tenant] >= most:
+            raise QuotaExceededError(tenant, most)
+        self._inside[tenant] += 1
+        try:
+            yield
+        finally:
+            self._inside[tenant] -= 1
+            if not self._inside[tenant]:
+                del self._inside[tenant]
