@@ -2,9 +2,9 @@
 
 The same requests (mixed lengths, greedy, random prompts) go to every contender at 1, 4, 16 and 64
 streams, in rounds, one contender after the other, each round in another order. The table gives
-medians over the rounds; a ratio is the median of the ratios within the rounds, so that what else the
-machine does weighs on both sides of it, and its range stands beside it. The others call the library
-in their own process; learnback answers over gRPC to a client in another.
+medians over the rounds; a ratio is the median of the ratios within the rounds, so that what else
+the machine does weighs on both sides of it, and its range stands beside it. The others call the
+library in their own process; learnback answers over gRPC to a client in another.
 """
 
 from __future__ import annotations

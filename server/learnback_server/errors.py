@@ -217,6 +217,7 @@ class QuotaExceededError(ExhaustedError):
     reason = errors_pb2.ERROR_REASON_QUOTA_EXCEEDED
 
     def __init__(self, tenant: str, most: int) -> None:
+        tenant = clipped(tenant, _MAX_METADATA_CHARS)
         super().__init__(
             f"{tenant} has {most} generations running, which is all that it may have at once; "
             "wait for one to end",
@@ -257,6 +258,7 @@ class PermissionDeniedError(CallError):
     reason = errors_pb2.ERROR_REASON_PERMISSION_DENIED
 
     def __init__(self, tenant: str, scope: str) -> None:
+        tenant, scope = (clipped(name, _MAX_METADATA_CHARS) for name in (tenant, scope))
         super().__init__(
             f'the token of {tenant} lacks the scope "{scope}"', tenant=tenant, scope=scope
         )

@@ -58,7 +58,7 @@ class Certificates:
         """Returns what a port is opened with."""
         return grpc.dynamic_ssl_server_credentials(
             self._first,
-            self._renewed,
+            self._renewed,  # type: ignore[arg-type]  # None is documented as "no change"
             require_client_authentication=self._files.client_authorities is not None,
         )
 
