@@ -43,8 +43,8 @@ from learnback_server.metrics import CallMeter, ServerMetrics
 from learnback_server.prompts import PromptReader
 from learnback_server.records import GenerationRecorder
 from learnback_server.service import InferenceService
-from learnback_telemetry.exposition import Exposition
 from learnback_server.tls import Certificates, TlsError, TlsFiles
+from learnback_telemetry.exposition import Exposition
 
 _log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ The file is TOML, usually a mounted secret:
     scopes = ["inference", "feedback"]  # of inference, feedback, checkpoints
     max_generations = 8                 # at once; leave it out for no quota
 
-A scope is a service: one who may ask the model need not be able to teach it, nor to move its
-checkpoints. The file is read again when it has changed, so a token is added or withdrawn without a
-restart; one that can't be read leaves what held before in force, and says so in the log. Calls
-that are inside when their token is withdrawn go on to their end.
+`SCOPES` tells which service asks for which: one who may ask the model need not be able to teach it,
+nor to move its checkpoints. The file is read again when it has changed, so a token is added or
+withdrawn without a restart; one that can't be read leaves what held before in force, and says so in
+the log. Calls that are inside when their token is withdrawn go on to their end.
 
 Health and reflection are open to everyone (`guard.py`), and tell nothing but the contract.
 
@@ -46,7 +46,7 @@ _LEAST_TOKEN_CHARS = 16
 
 
 class Scope(StrEnum):
-    """What a token reaches: one service each."""
+    """What a token reaches."""
 
     INFERENCE = "inference"
     FEEDBACK = "feedback"
@@ -56,6 +56,7 @@ class Scope(StrEnum):
 SCOPES = {
     "learnback.v1.InferenceService": Scope.INFERENCE,
     "learnback.v1.FeedbackService": Scope.FEEDBACK,
+    "learnback.v1.LearningService": Scope.FEEDBACK,
     "learnback.v1.CheckpointService": Scope.CHECKPOINTS,
 }
 
