@@ -7,15 +7,19 @@ trainer could not start, 2 if the configuration was refused.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from learnback_telemetry.exposition import Exposition
 from learnback_trainer.config import ConfigError, TrainerConfig, read_command_line
+from learnback_trainer.errors import TrainerError
 
 if TYPE_CHECKING:
+    from learnback_trainer.metrics import TrainerMetrics
     from learnback_trainer.school import Curriculum
 
 _log = logging.getLogger("learnback_trainer")
@@ -47,15 +51,21 @@ def _train(config: TrainerConfig) -> int:
     from learnback_store.connection import connect
     from learnback_store.errors import ArchiveError
     from learnback_store.keys import Keys
-    from learnback_trainer.errors import TrainerError
     from learnback_trainer.loop import Trainer
+    from learnback_trainer.metrics import TrainerMetrics
     from learnback_trainer.pupil import LoraShape, load_base
 
+    metrics = TrainerMetrics()
     if config.trainer_threads:
         torch.set_num_threads(config.trainer_threads)
     try:
         base = load_base(config.model, device=config.device, dtype=config.dtype)
-        with connect(config.redis_url) as redis, Archive(config.archive_file) as archive:
+        with (
+            connect(config.redis_url) as redis,
+            Archive(config.archive_file) as archive,
+            _served(metrics, config.metrics_listen),
+        ):
+            metrics.store.watch(redis, Keys(config.redis_namespace))
             trainer = Trainer(
                 base,
                 redis,
@@ -69,6 +79,7 @@ def _train(config: TrainerConfig) -> int:
                 most_deliveries=config.most_deliveries,
                 keep=(config.keep_published, config.keep_rejected),
                 canary_file=config.canary_file,
+                metrics=metrics,
             )
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: trainer.stop())
@@ -77,6 +88,27 @@ def _train(config: TrainerConfig) -> int:
         _log.error("%s", error)
         return 1
     return 0
+
+
+@contextlib.contextmanager
+def _served(metrics: TrainerMetrics, listen: str) -> Iterator[None]:
+    """Serves metrics for as long as the `with` lasts, if an address is configured."""
+    if not listen:
+        yield
+        return
+    exposition = Exposition(metrics.families, listen)
+    try:
+        exposition.start()
+    except OSError as error:
+        raise TrainerError(
+            f"can't serve metrics on {listen}: {error}. "
+            "Choose another address with --metrics-listen."
+        ) from error
+    _log.info("serving metrics on port %d", exposition.port)
+    try:
+        yield
+    finally:
+        exposition.close()
 
 
 def _curriculum(config: TrainerConfig) -> Curriculum:

@@ -125,6 +125,12 @@ class TrainerConfig(BaseSettings):
         20, ge=1, description="Published checkpoints kept, besides those an alias points at."
     )
     keep_rejected: int = Field(5, ge=0, description="Rejected candidates kept for inspection.")
+    metrics_listen: str = Field(
+        "",
+        pattern=r"^(([^:\s]+|\[[0-9a-fA-F:.]+\]):\d{1,5})?$",
+        description="Address to serve metrics on over HTTP, HOST:PORT, such as 127.0.0.1:9464. "
+        "Port 0 takes a free one, which is logged. Empty: none are served.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe messages to log: debug, info, warning or error."
     )

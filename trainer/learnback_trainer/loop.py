@@ -35,6 +35,7 @@ from learnback_trainer.board import Board
 from learnback_trainer.erasing import Eraser
 from learnback_trainer.errors import RoundStoppedError
 from learnback_trainer.lessons import is_teachable
+from learnback_trainer.metrics import TrainerMetrics
 from learnback_trainer.publishing import Candidate, open_pupil, publish, put_aside
 from learnback_trainer.pupil import Base, LoraShape, Pupil
 from learnback_trainer.school import Curriculum, Report, Sources, hold_round
@@ -75,6 +76,7 @@ class Trainer:
         keep: How many published and rejected checkpoints to keep.
         canary_file: The operator's canaries.
         on_step: Told the name of each step of `STEPS` when it is done.
+        metrics: Told what rounds come to, and of each step too.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Trainer:
         keep: tuple[int, int] = (20, 5),
         canary_file: Path | None = None,
         on_step: Callable[[str], None] = lambda _: None,
+        metrics: TrainerMetrics | None = None,
     ) -> None:
         self._base = base
         self._redis, self._keys = redis, keys
@@ -104,6 +107,7 @@ class Trainer:
         self._most_deliveries, self._keep = most_deliveries, keep
         self._canaries = from_canaries(canary_file, base.reader) if canary_file else []
         self._board, self._on_step = Board(redis, keys), on_step
+        self._metrics = metrics or TrainerMetrics()
         self._stopped = threading.Event()
         self._eraser = Eraser(
             redis, keys, archive, checkpoints, self._teach_again, round_size, on_step
@@ -123,6 +127,7 @@ class Trainer:
                 self.tidy()
                 self.work(_WAIT_SECONDS)
             except RoundStoppedError:
+                self._metrics.round_broke_off("stopped")
                 _log.info("told to stop: the round is given up, its feedback stays in the queue")
             except StoreUnavailableError as error:
                 _log.warning("%s; trying again", error)
@@ -130,6 +135,7 @@ class Trainer:
             except Exception:  # noqa: BLE001  # logged with its trace, and bounded by deliveries
                 # Whatever one round dies of must not keep the next one from being held: the
                 # feedback is delivered again, then alone, and at last becomes a dead letter.
+                self._metrics.round_broke_off("failed")
                 _log.exception("the round has failed; its feedback will be tried again")
                 self._stopped.wait(_RETRY_SECONDS)
         self._give_up_round()
@@ -177,6 +183,7 @@ class Trainer:
 
     def _reached(self, step: str) -> None:
         self._board.reached(step)
+        self._metrics.reached(step)
         self._on_step(step)
 
     # A batch
@@ -198,6 +205,7 @@ class Trainer:
         self._views.publish(views)
         self._reached("told")
         self._queue.close((one, view.account) for one, view in zip(batch, views, strict=True))
+        self._metrics.settled(views)
         self._reached("acknowledged")
         self._checkpoints.retain(*self._keep)
 
@@ -244,6 +252,7 @@ class Trainer:
         self._archive.finish_round(this.round_id)
         self._reached("finished")
         self._board.end(this, report, name)
+        self._metrics.round_ended(report.outcomes, report.verdict)
         if name:
             self._announce()
             _log.info("published %s: learned %d of %d", name, len(report.learned), len(views))

@@ -1,0 +1,126 @@
+"""What the trainer tells Prometheus. `docs/metrics.md` lists it, and is made from here.
+
+How long the phases of a round take is told by the steps of `loop.STEPS`: each is observed under the
+name of the step that ends it, and the wait for feedback, which ends with "read", is not.
+
+Limit: why the gate refuses is known in words only. The words before the figures are the label, and
+after so many different ones it is "other", so that no text can make labels without end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+from learnback_store.manifest import GateVerdict
+from learnback_store.records import FeedbackState, FeedbackView, feedback_time_ns
+from learnback_store.rounds import Outcome
+from learnback_telemetry.families import PREFIX, Families
+from learnback_telemetry.store_metrics import StoreMetrics
+
+_MOST_REASONS = 32
+_FIRST_STEP = "read"
+# Nano's rounds take seconds, those of a large model hours.
+_PHASE_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
+_LEARNING_BUCKETS = (
+    1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 21600.0,
+    86400.0,
+)  # fmt: skip
+
+
+class TrainerMetrics:
+    """All metrics of a trainer."""
+
+    def __init__(self) -> None:
+        families = self.families = Families("trainer")
+        self.store = StoreMetrics(families)
+        self._reasons: set[str] = set()
+        self._step_began: float | None = None
+        self._rounds = families.counter(
+            f"{PREFIX}rounds_total",
+            "Rounds that ended: published, refused by the gate, with nothing to teach, stopped, "
+            "or failed.",
+            "end",
+        )
+        self._phases = families.histogram(
+            f"{PREFIX}round_phase_seconds",
+            "How long the phases of a round took, by the step that ends each.",
+            "phase",
+            buckets=_PHASE_BUCKETS,
+        )
+        self._lessons = families.counter(
+            f"{PREFIX}lessons_total", "Lessons that were taught, by objective.", "objective"
+        )
+        self._settled = families.counter(
+            f"{PREFIX}feedback_settled_total", "Feedback that came to a final state.", "state"
+        )
+        self._verdicts = families.counter(
+            f"{PREFIX}gate_verdicts_total",
+            "Verdicts of the gate, by verdict and, if it refused, each reason.",
+            "verdict",
+            "reason",
+        )
+        self._figures = families.gauge(
+            f"{PREFIX}last_round_figure", "The gate's figures of the last round.", "figure"
+        )
+        self._last_end = families.gauge(
+            f"{PREFIX}last_round_end_timestamp_seconds", "When the last round ended."
+        )
+        self._to_live = families.histogram(
+            f"{PREFIX}feedback_to_live_seconds",
+            "From a piece of feedback to the end of the round that learned it.",
+            buckets=_LEARNING_BUCKETS,
+        )
+
+    def reached(self, step: str) -> None:
+        """Notes that a step of `loop.STEPS` is done."""
+        now = time.monotonic()
+        if step != _FIRST_STEP and self._step_began is not None:
+            self._phases.labels(step).observe(now - self._step_began)
+        self._step_began = now
+
+    def round_ended(self, outcomes: Iterable[Outcome], verdict: GateVerdict | None) -> None:
+        """Notes what a round came to."""
+        if verdict is None:
+            self._end("nothing to teach")
+            return
+        self._end("published" if verdict.passed else "refused")
+        self._judged(verdict)
+        for outcome in outcomes:
+            for lesson in outcome.lessons:
+                self._lessons.labels(lesson.objective.value).inc()
+
+    def round_broke_off(self, end: str) -> None:
+        """Notes that a round was stopped or has failed."""
+        self._end(end)
+
+    def settled(self, views: Iterable[FeedbackView]) -> None:
+        """Notes what became of feedback that is about to leave the queue."""
+        now = time.time_ns()
+        for view in views:
+            state = view.account.state
+            if state.final:
+                self._settled.labels(state.value).inc()
+            if state is FeedbackState.LEARNED:
+                self._to_live.observe((now - feedback_time_ns(view.feedback_id)) / 1e9)
+
+    def _end(self, end: str) -> None:
+        self._rounds.labels(end).inc()
+        self._last_end.set_to_current_time()
+
+    def _judged(self, verdict: GateVerdict) -> None:
+        figures: Mapping[str, float] = verdict.figures
+        self._figures.clear()
+        for name, value in figures.items():
+            self._figures.labels(name).set(value)
+        if verdict.passed:
+            self._verdicts.labels("passed", "").inc()
+        for reason in verdict.reasons:
+            self._verdicts.labels("refused", self._label(reason)).inc()
+
+    def _label(self, reason: str) -> str:
+        words = reason.partition(":")[0]
+        if words not in self._reasons and len(self._reasons) >= _MOST_REASONS:
+            return "other"
+        self._reasons.add(words)
+        return words
