@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +161,11 @@ class Pupil:
             yield
         finally:
             self._model.set_adapter(_STUDENT)
+
+    @property
+    def blind_nats(self) -> float:
+        """What a token costs that is drawn blindly from the vocabulary."""
+        return math.log(self._model.config.get_text_config().vocab_size)
 
     def weights(self) -> list[torch.nn.Parameter]:
         """Returns what is taught: the student's adapter."""

@@ -16,6 +16,7 @@ from learnback_trainer.gate import Budget, Judgement, Proof, judge
 from learnback_trainer.lessons import Exercise, make_exercises, practice
 from learnback_trainer.pupil import NANO, Pupil
 from learnback_trainer.reader import Ids
+from learnback_trainer.screening import screen
 from learnback_trainer.update import Progress, Recipe, Taught, teach
 
 _log = logging.getLogger(__name__)
@@ -86,23 +87,31 @@ def hold_round(
         Outcome(feedback_id, FeedbackState.NOT_LEARNED, reason)
         for feedback_id, reason in made.excused.items()
     ]
-    if not made.made:
-        return Report(tuple(excused), None)
     rng = Random(curriculum.seed)
-    anchors = _anchors(pupil, base_name, made.made, sources, curriculum, rng)
-    lessons = made.made + practice(
+    questions = _questions(pupil, base_name, sources, curriculum, rng)
+    others = [one.exchange for one in questions]
+    harmful = screen(pupil, made.made, others, curriculum.answer_tokens)
+    excused += [
+        Outcome(feedback_id, FeedbackState.QUARANTINED, reason)
+        for feedback_id, reason in harmful.items()
+    ]
+    taken = [one for one in made.made if one.feedback_id not in harmful]
+    if not taken:
+        return Report(tuple(excused), None)
+    anchors = _anchors(pupil, base_name, taken, questions, sources, curriculum, rng)
+    lessons = taken + practice(
         [(one.exchange, one.prompt, one.exercise) for one in anchors.practice],
         pupil,
         curriculum.answer_tokens,
     )
     _log.info(
         "%d lessons, %d more to practise, %d anchors",
-        len(made.made), len(lessons) - len(made.made), len(anchors.rehearsed),
+        len(taken), len(lessons) - len(taken), len(anchors.rehearsed),
     )  # fmt: skip
     reached("lessons")
     taught = teach(pupil, lessons, anchors.rehearsed, curriculum.recipe, rng, watch)
     reached("taught")
-    exercises = taught.exercises[: len(made.made)]
+    exercises = taught.exercises[: len(taken)]
     judgement = judge(pupil, exercises, anchors, curriculum.budget, curriculum.answer_tokens)
     _tell(taught, judgement)
     reached("gated")
@@ -111,21 +120,30 @@ def hold_round(
     return Report((*excused, *outcomes), judgement.verdict, objectives)
 
 
+def _questions(
+    pupil: Pupil, base_name: str, sources: Sources, curriculum: Curriculum, rng: Random
+) -> list[Question]:
+    shipped: list[Question] = []
+    if base_name == NANO:
+        # Twice as many, for those like the criticised ones are practised on.
+        count = 2 * curriculum.amounts.questions
+        shipped = anchoring.shipped_questions(count, rng, pupil.reader)
+    return [*sources.questions, *shipped]
+
+
 def _anchors(
     pupil: Pupil,
     base_name: str,
     exercises: Sequence[Exercise],
+    questions: Sequence[Question],
     sources: Sources,
     curriculum: Curriculum,
     rng: Random,
 ) -> Anchors:
     reader, amounts = pupil.reader, curriculum.amounts
-    questions = list(sources.questions)
     dialogues: list[Ids] = [one.dialogue for one in exercises if one.dialogue]
     dialogues += anchoring.dialogues_of(sources.earlier, reader)
     if base_name == NANO:
-        # Twice as many, for those like the criticised ones are practised on.
-        questions += anchoring.shipped_questions(2 * amounts.questions, rng, reader)
         dialogues += anchoring.shipped_dialogues(amounts.dialogues, rng, reader)
     return anchoring.make_anchors(
         pupil,
