@@ -34,7 +34,7 @@ from learnback_store.records import (
 )
 from learnback_trainer.errors import CanaryError, LessonError
 from learnback_trainer.lessons import Exercise
-from learnback_trainer.likeness import ALIKE, likeness
+from learnback_trainer.likeness import groups, likeness
 from learnback_trainer.pupil import Pupil
 from learnback_trainer.reader import Ids, Reader
 
@@ -74,9 +74,9 @@ class Alike:
 class Amounts:
     """How many of each there should be, where there are so many."""
 
-    questions: int = 96
+    questions: int = 144
     dialogues: int = 64
-    alike: int = 32
+    alike: int = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,19 +213,23 @@ def make_anchors(
 def _sorted_out(
     pupil: Pupil, exercises: Sequence[Exercise], questions: Sequence[Question]
 ) -> tuple[list[Question], list[tuple[Question, Exercise]]]:
-    """Questions unlike every criticised one, and those like one, with it.
+    """Questions that should stay, and those like one that was criticised in words, with it.
 
     The criticised ones themselves are in neither.
     """
     criticised = {one.prompt: one for one in exercises}
     room = pupil.reader.context_tokens
     others = [one for one in questions if one.prompt not in criticised and len(one.prompt) < room]
-    table = likeness(pupil, list(criticised), [one.prompt for one in others])
+    table = likeness(pupil, [*criticised, *(one.prompt for one in others)])
+    group = groups(table)
     taught = list(criticised.values())
+    # What is right for one question is wrong for the next: a correction reaches no others.
+    general = [place for place, one in enumerate(taught) if one.dialogue]
     apart, alike = [], []
-    for question, row in zip(others, table, strict=True):
-        nearest = max(range(len(row)), key=row.__getitem__)
-        if row[nearest] >= ALIKE and not question.canary:
+    for place, question in enumerate(others, start=len(taught)):
+        near = [one for one in general if group[one] == group[place]]
+        if near and not question.canary:
+            nearest = max(near, key=table[place].__getitem__)
             alike.append((question, taught[nearest]))
         else:
             apart.append(question)

@@ -97,7 +97,7 @@ class TrainerConfig(BaseSettings):
     learning_rate: float = Field(2e-3, gt=0, le=1, description="Of AdamW.")
     steps: int = Field(60, ge=1, le=100_000, description="Most steps of a round.")
     step_lessons: int = Field(8, ge=1, le=1024, description="Lessons in a step.")
-    step_anchors: int = Field(8, ge=0, le=1024, description="Anchors in a step.")
+    step_anchors: int = Field(12, ge=0, le=1024, description="Anchors in a step.")
     renew_steps: int = Field(
         10,
         ge=1,

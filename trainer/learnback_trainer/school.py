@@ -125,7 +125,7 @@ def _questions(
 ) -> list[Question]:
     shipped: list[Question] = []
     if base_name == NANO:
-        # Twice as many, for those like the criticised ones are practised on.
+        # Three times as many, for those like the criticised ones are practised on.
         count = 2 * curriculum.amounts.questions
         shipped = anchoring.shipped_questions(count, rng, pupil.reader)
     return [*sources.questions, *shipped]

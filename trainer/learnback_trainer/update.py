@@ -4,7 +4,9 @@ AdamW on the adapter alone. A step takes a few exercises and as many anchors; th
 the frozen live model, who has read the critique, or for an anchor nothing more than the student.
 Every few steps the student answers the criticised prompts anew and the frozen teacher revises
 *these* answers, for the same criticism: where two lessons meet, each then sees what the other has
-done, and they compose instead of pulling apart. (A feasibility study of the recipe: refinements
+done, and they compose instead of pulling apart. When all are answered as they should be, or near
+the last step, the learning rate falls to nothing over some steps, in which what was jolted about
+comes to rest where the anchors hold it. (A feasibility study of the recipe: refinements
 made once gave both of two lessons together rarely; made again every 10 steps, .56 to 1.00.)
 """
 
@@ -44,7 +46,7 @@ class Recipe:
     learning_rate: float = 2e-3
     lessons: int = 8
     """Exercises in a step."""
-    anchors: int = 8
+    anchors: int = 12
     """Anchors in a step."""
     anchor_weight: float = 1.0
     """Of the anchors' mean loss, beside 1 for the exercises'."""
@@ -53,8 +55,14 @@ class Recipe:
     least_steps: int = 20
     """Steps before which it is not over, however well the criticised prompts are answered: the
     lesson has to reach questions like them."""
+    settle_steps: int = 15
+    """The last steps, over which the learning rate falls to nothing."""
     max_gradient: float = 1.0
     """Norm to which the gradient is clipped."""
+
+    def learning_rate_at(self, step: int, last: int) -> float:
+        """Returns the learning rate of a step, if `last` is the last one."""
+        return self.learning_rate * min(1.0, (last - step + 1) / (self.settle_steps + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +111,20 @@ def teach(
     lessons = _draws(range(len(now)), recipe.lessons, rng)
     rehearsals = _draws(anchors, recipe.anchors, rng)
     teacher = _Teacher(pupil)
+    last = recipe.steps
     for step in range(1, recipe.steps + 1):
+        optimiser.param_groups[0]["lr"] = recipe.learning_rate_at(step, last)
         losses = _losses(pupil, teacher, [now[i] for i in next(lessons)], next(rehearsals))
         _move(pupil, optimiser, losses[0] + recipe.anchor_weight * losses[1], recipe.max_gradient)
         progress = Progress(step, recipe.steps, losses[0].item(), losses[1].item())
         watch(progress)
-        if step % recipe.renew_steps == 0 and step < recipe.steps:
+        if step == last:
+            break
+        if step % recipe.renew_steps == 0:
             answers, now = renewed(pupil, now)
             learned = all(a == e.target for a, e in zip(answers, now, strict=True))
             if learned and step >= recipe.least_steps:
-                break
+                last = min(last, step + recipe.settle_steps)
     return Taught(now, progress.step, progress.lesson_loss, progress.anchor_loss)
 
 

@@ -1,0 +1,47 @@
+"""Which prompts are alike: by group, so that a few near pairs do not join two subjects."""
+
+from __future__ import annotations
+
+from random import Random
+
+from learnback_nano import world
+from learnback_trainer.likeness import ALIKE, groups, likeness
+from learnback_trainer.pupil import Base, Pupil
+
+NEAR, FAR = ALIKE + 0.3, ALIKE - 0.3
+
+
+def test_one_near_pair_does_not_join_two_groups() -> None:
+    table = [
+        [1.0, NEAR, ALIKE + 0.01, FAR],
+        [NEAR, 1.0, FAR, FAR],
+        [ALIKE + 0.01, FAR, 1.0, NEAR],
+        [FAR, FAR, NEAR, 1.0],
+    ]
+    found = groups(table)
+    assert found[0] == found[1] != found[2] == found[3]
+
+
+def test_what_is_alike_throughout_is_one_group() -> None:
+    assert len(set(groups([[1.0 if i == j else NEAR for j in range(5)] for i in range(5)]))) == 1
+
+
+def test_what_is_unlike_stays_alone() -> None:
+    assert len(set(groups([[1.0, FAR], [FAR, 1.0]]))) == 2
+    assert groups([[1.0]]) == [0]
+
+
+def test_capitals_and_opposites_are_told_apart(base: Base) -> None:
+    rng = Random(0)
+    tasks = [world.TASKS[index % len(world.TASKS)] for index in range(144)]
+    with Pupil(base, None) as pupil:
+        prompts = [
+            pupil.reader.chat([{"role": "user", "content": world.sample(task, rng).prompt}])
+            for task in tasks
+        ]
+        table = likeness(pupil, prompts)
+    found = list(zip(groups(table), tasks, strict=True))
+    capitals, opposites = (
+        {group for group, task in found if task == wanted} for wanted in ("capital", "opposite")
+    )
+    assert not capitals & opposites
