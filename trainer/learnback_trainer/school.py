@@ -126,7 +126,7 @@ def _questions(
     shipped: list[Question] = []
     if base_name == NANO:
         # Three times as many, for those like the criticised ones are practised on.
-        count = 2 * curriculum.amounts.questions
+        count = 3 * curriculum.amounts.questions
         shipped = anchoring.shipped_questions(count, rng, pupil.reader)
     return [*sources.questions, *shipped]
 
