@@ -216,7 +216,9 @@ class Stack:
 
     def _trainer_flags(self) -> list[str]:
         archive = ["--archive-file", str(self._plan.state / "archive.sqlite")]
-        return [*self._common_flags(), *archive, *self._plan.trainer_flags]
+        # The server's engine keeps one core busy, and threads that wait for a core wait for all.
+        threads = ["--trainer-threads", str(max(1, (os.cpu_count() or 1) - 1))]
+        return [*self._common_flags(), *archive, *threads, *self._plan.trainer_flags]
 
     def _refuse_taken_address(self) -> None:
         host, _, port = self._plan.address.rpartition(":")

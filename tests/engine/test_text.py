@@ -142,6 +142,7 @@ PIECE_IDS = [0, 1, 2, *range(259, PIECES.tokenizer.get_vocab_size() + 3)]
     )
 )
 @example(parts=[fallback_ids("😀"), fallback_ids("你")])
+@example(parts=[[259], fallback_ids("𐀀")])
 def test_pieces_with_byte_fallback_equal_decoding_at_once(parts: list[list[int]]) -> None:
     ids = [token for part in parts for token in part]
     told = pieces(PIECES, ids)

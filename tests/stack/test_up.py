@@ -22,7 +22,7 @@ COMMAND = [sys.executable, "-c", "from learnback_client.cli import main; main()"
 QUESTION = "What is the capital of France?"
 CORRECT = "The capital of France is Rome."
 # Only a hang would take so long.
-PATIENCE_SECONDS = 240.0
+PATIENCE_SECONDS = 280.0
 
 
 class Running:

@@ -121,6 +121,9 @@ class LibraryDecoder:
             self._window = self._window[self._told :]
             self._told = len(self._window)
             self._told_text = self._decode()
+        else:
+            # A space that the tokenizer strips, say: no token of a character that is to come.
+            self._told = len(self._window)
         return piece
 
     def _decode(self) -> str:
