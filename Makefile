@@ -22,11 +22,11 @@ $(READY): pyproject.toml constraints.txt
 	  --editable '.[all]'
 	@touch $(READY)
 
-demo: setup ## Show what works, with the embedded model
-	@PATH="$(abspath $(BIN)):$$PATH" scripts/demo
+demo: setup ## Watch the embedded model learn from eight critiques (about two minutes)
+	@$(BIN)/learnback demo --fresh
 
-up: setup ## Serve the embedded model on 127.0.0.1:50051 until Ctrl-C
-	@$(BIN)/learnback-server
+up: setup ## Serve and teach the embedded model on 127.0.0.1:50051 until Ctrl-C
+	@$(BIN)/learnback up --state .state
 
 test: setup ## Run the tests
 	@$(BIN)/python -m pytest -q
