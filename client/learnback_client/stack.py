@@ -47,6 +47,7 @@ _LONGEST_PAUSE_SECONDS = 30.0
 _STEADY_SECONDS = 60.0
 _LOG_TAIL_LINES = 5
 _PR_SET_PDEATHSIG = 1
+_HIGHEST_PORT = 65535
 
 
 class StackError(Exception):
@@ -144,7 +145,7 @@ class Stack:
             StackError: It can't; the message has the last lines of the log.
         """
         _require_programs()
-        self._refuse_taken_address()
+        _refuse_taken(self._plan.address)
         self._logs.mkdir(parents=True, exist_ok=True)
         url = self._plan.redis_url or self._start_redis()
         server = self._add("server", "learnback_server", self._server_flags(), url)
@@ -220,16 +221,6 @@ class Stack:
         threads = ["--trainer-threads", str(max(1, (os.cpu_count() or 1) - 1))]
         return [*self._common_flags(), *archive, *threads, *self._plan.trainer_flags]
 
-    def _refuse_taken_address(self) -> None:
-        host, _, port = self._plan.address.rpartition(":")
-        with socket.socket() as probe:
-            probe.settimeout(_CALL_SECONDS)
-            if port.isdecimal() and probe.connect_ex((host, int(port))) == 0:
-                raise StackError(
-                    f"something listens on {self._plan.address} already; stop it, or choose "
-                    "another address with --listen"
-                )
-
     def _wait(self, ready: Callable[[], bool], what: str) -> None:
         """Waits until something is ready; gives up at once when a process ends instead."""
         deadline = time.monotonic() + _START_SECONDS
@@ -247,6 +238,20 @@ def free_address() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def _refuse_taken(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) <= _HIGHEST_PORT:
+        raise StackError(f"{address!r} must be HOST:PORT with a port of 1 to {_HIGHEST_PORT}")
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CALL_SECONDS),
+    ):
+        raise StackError(
+            f"something listens on {address} already; stop it, or choose another address with "
+            "--listen"
+        )
 
 
 def _require_programs() -> None:

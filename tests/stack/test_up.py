@@ -146,6 +146,14 @@ def test_a_taken_address_is_told(taught: tuple[str, str], tmp_path: Path) -> Non
         Stack(StackPlan(tmp_path, address)).start()
 
 
+@pytest.mark.parametrize(
+    "address", ["", "50051", "localhost", "localhost:", "localhost:0", "[::1]:99999", "a:b"]
+)
+def test_what_is_no_address_is_told(address: str, tmp_path: Path) -> None:
+    with pytest.raises(StackError, match="must be HOST:PORT"):
+        Stack(StackPlan(tmp_path, address)).start()
+
+
 def test_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:
     plan = StackPlan(tmp_path, free_address(), model=str(tmp_path / "nowhere"))
     with pytest.raises(StackError, match="did not start"), Stack(plan):
