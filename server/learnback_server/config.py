@@ -173,8 +173,8 @@ class ServerConfig(BaseSettings):
     )
     merge: Literal["auto", "never"] = Field(
         "auto",
-        description="auto: the live adapter is merged aside, and then runs as fast as the model "
-        "itself. never: adapters take no memory beyond their factors, and run slower.",
+        description="auto: the live adapter is merged aside, into weights of its own. never: "
+        "adapters take no memory beyond their factors, and run slower.",
     )
 
     drain_grace: float = Field(
