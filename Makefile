@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo up test check bench format protos clean
+.PHONY: help setup demo up test check bench format protos dashboards clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ format: setup ## Format the code
 
 protos: setup ## Generate the code of the contract anew
 	@PATH="$(abspath $(BIN)):$$PATH" scripts/generate-protos
+
+dashboards: setup ## Make the table of metrics and the dashboards anew
+	@$(BIN)/python -m dashboards
 
 clean: ## Remove the virtualenv and all caches
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

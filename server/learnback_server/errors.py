@@ -318,11 +318,16 @@ class InternalError(CallError):
 def to_status(error: CallError) -> status_pb2.Status:
     """Returns the error as it goes over the wire."""
     status = status_pb2.Status(code=error.code.value[0], message=error.message)
-    reason = ErrorReason.Name(error.reason).removeprefix("ERROR_REASON_")
-    info = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=error.metadata)
+    reason, metadata = reason_name(error.reason), error.metadata
+    info = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
     for detail in (info, *error.details()):
         status.details.add().Pack(detail)
     return status
+
+
+def reason_name(reason: ErrorReason.ValueType) -> str:
+    """Returns a reason as ErrorInfo tells it."""
+    return ErrorReason.Name(reason).removeprefix("ERROR_REASON_")
 
 
 def to_trailing_metadata(error: CallError) -> tuple[tuple[str, str | bytes], ...]:

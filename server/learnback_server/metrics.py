@@ -17,9 +17,9 @@ from typing import Any, cast
 
 import grpc
 
-from learnback.v1 import checkpoints_pb2, errors_pb2, feedback_pb2, inference_pb2
+from learnback.v1 import checkpoints_pb2, errors_pb2, feedback_pb2, inference_pb2, learning_pb2
 from learnback_server.engine.messages import EngineStats, Finished, GenerationRequest
-from learnback_server.errors import CallError
+from learnback_server.errors import CallError, reason_name
 from learnback_server.guard import OUR_SERVICES, Context, Handler
 from learnback_store.aliases import LIVE, Aliases
 from learnback_store.manifest import Manifest
@@ -135,6 +135,7 @@ class ServerMetrics:
         self._between_tokens = families.bulk_histogram(
             f"{PREFIX}inter_token_latency_seconds",
             "Between two tokens of one answer, in the engine.",
+            dict.fromkeys(_MODEL, self._model_name),
             _BETWEEN_TOKENS_BUCKETS,
         )
         self._prompt_tokens = tokens("prompt_tokens_total", "Tokens of prompts that were begun.")
@@ -174,6 +175,11 @@ class ServerMetrics:
             "Feedback that was queued, by kind; repeats are not counted.",
             "kind",
         )
+        # There from the start, with 0: Prometheus sees no increase in a first sample.
+        for reason in errors_pb2.ErrorReason.values()[1:]:
+            self._rejections.labels(reason_name(reason))
+        for field in feedback_pb2.SubmitFeedbackRequest.DESCRIPTOR.oneofs_by_name["signal"].fields:
+            self._submitted.labels(field.name)
         self._backlog = families.gauge(
             f"{PREFIX}generation_records_waiting",
             "Records of answers that wait in memory because Redis is slow or away.",
@@ -253,8 +259,7 @@ class ServerMetrics:
 
     def refused(self, error: CallError) -> None:
         """Notes that a call ended with an error of ours."""
-        reason = errors_pb2.ErrorReason.Name(error.reason).removeprefix("ERROR_REASON_")
-        self._rejections.labels(reason).inc()
+        self._rejections.labels(reason_name(error.reason)).inc()
 
     def feedback_taken(self, kind: str) -> None:
         """Notes that a piece of feedback was queued."""
@@ -365,7 +370,7 @@ class CallMeter(grpc.aio.ServerInterceptor):
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _METHODS = {
     f"/{service.full_name}/{method.name}": (service.full_name, method.name)
-    for file in (inference_pb2, feedback_pb2, checkpoints_pb2)
+    for file in (inference_pb2, feedback_pb2, checkpoints_pb2, learning_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
@@ -91,10 +91,12 @@ class Families:
         self._declare(Family(name, "histogram", text, labels, buckets))
         return Histogram(name, text, labels, registry=self.registry, buckets=buckets)
 
-    def bulk_histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> BulkHistogram:
-        """Declares a histogram without labels that takes many equal observations at once."""
-        family = self._declare(Family(name, "histogram", text, (), buckets))
-        bulk = BulkHistogram(family)
+    def bulk_histogram(
+        self, name: str, text: str, labels: Mapping[str, str], buckets: tuple[float, ...]
+    ) -> BulkHistogram:
+        """Declares a histogram of fixed labels that takes many equal observations at once."""
+        family = self._declare(Family(name, "histogram", text, tuple(labels), buckets))
+        bulk = BulkHistogram(family, tuple(labels.values()))
         self.registry.register(bulk)
         return bulk
 
@@ -127,10 +129,12 @@ class BulkHistogram(Collector):
 
     Args:
         family: What it is called.
+        values: The values of its labels.
     """
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Family, values: tuple[str, ...]) -> None:
         self._family = family
+        self._values = values
         self._bounds = family.buckets
         self._counts = [0] * (len(family.buckets) + 1)
         self._sum = 0.0
@@ -144,9 +148,11 @@ class BulkHistogram(Collector):
         """Yields the histogram."""
         bounds = [*map(str, self._bounds), "+Inf"]
         buckets = list(zip(bounds, map(float, accumulate(self._counts)), strict=True))
-        yield HistogramMetricFamily(
-            self._family.name, self._family.help, buckets=buckets, sum_value=self._sum
+        histogram = HistogramMetricFamily(
+            self._family.name, self._family.help, labels=self._family.labels
         )
+        histogram.add_metric(self._values, buckets, self._sum)
+        yield histogram
 
     def describe(self) -> Iterable[Metric]:
         """Yields the name alone."""

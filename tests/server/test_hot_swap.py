@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,11 @@ from tests.tiny import write_tiny_model
 
 PROMPT = [5 * i % 256 for i in range(40)]
 OTHER_BASE = "sha256:" + "0" * 64
+REFUSED_AS = {
+    "corrupt": "CheckpointCorruptError",
+    "foreign": "CheckpointForeignError",
+    "another shape": "WeightsError",
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +55,9 @@ class Swapped:
         self.catalog = Catalog(model.facts)
         self._running = running
         self._store = store
-        self._swap = HotSwap(model, running.engine, self.catalog, store, ServerMetrics("tiny"))
+        self._metrics = ServerMetrics("tiny")
+        self._metrics.base_is_live(model.facts.checkpoint, model.facts.digest)
+        self._swap = HotSwap(model, running.engine, self.catalog, store, self._metrics)
 
     def follow(self) -> None:
         asyncio.run(self._follow())
@@ -57,6 +65,11 @@ class Swapped:
     async def _follow(self) -> None:
         await self._swap.follow(self._store.aliases())
         await self._swap.settle()
+
+    def value(self, name: str, **labels: str) -> float:
+        """A metric now; 0 if there is none."""
+        registry = self._metrics.families.registry
+        return registry.get_sample_value(f"learnback_{name}", labels) or 0.0
 
     def greedy(self, name: str = "") -> list[int]:
         """The answer of the checkpoint that a name or an alias stands for now."""
@@ -71,7 +84,7 @@ def swapped(running: Running, model: LoadedModel, store: CheckpointStore) -> Swa
 
 
 def publish_adapter(
-    store: CheckpointStore, folder: Path, seed: int, base_digest: str
+    store: CheckpointStore, folder: Path, seed: int, base_digest: str, **fields: Any
 ) -> tuple[str, list[int]]:
     """Publishes a random adapter; returns its name and what it answers greedily."""
     torch.manual_seed(seed)
@@ -83,7 +96,7 @@ def publish_adapter(
     name = store.new_name()
     with store.draft() as draft:
         adapted.save_pretrained(str(draft))
-        manifest = Manifest(name, CheckpointKind.ADAPTER, BASE, "tiny", base_digest)
+        manifest = Manifest(name, CheckpointKind.ADAPTER, BASE, "tiny", base_digest, **fields)
         store.publish(draft, manifest)
     plain = PlainModel.__new__(PlainModel)
     plain.network = adapted.merge_and_unload().eval()
@@ -102,6 +115,11 @@ def test_the_live_adapter_answers_as_merged_and_the_base_can_still_be_asked(
     assert swapped.catalog.live.digest == store.get(name).digest
     assert swapped.greedy() == expected
     assert swapped.greedy("base") == before
+    live = {"checkpoint": name, "digest": store.get(name).digest, "parent": BASE}
+    assert swapped.value("live_checkpoint_info", **live) == 1
+    assert swapped.value("checkpoint_age_seconds") > 0
+    assert swapped.value("swap_seconds_count") == 1
+    assert swapped.value("checkpoints_refused") == 0
 
 
 def test_a_rollback_brings_the_old_answers_back_token_for_token(
@@ -178,6 +196,13 @@ def test_a_bad_checkpoint_is_refused_and_the_live_one_serves_on(
     swapped.follow()
     assert swapped.catalog.live.name == BASE
     assert swapped.greedy() == before
+    reason = REFUSED_AS[fault]
+    assert swapped.value("swap_refusals_total", reason=reason) == 1
+    assert swapped.value("checkpoints_refused") == 1
+    assert swapped.value("swap_seconds_count") == 0
+    live = {"checkpoint": BASE, "digest": model.facts.digest, "parent": ""}
+    assert swapped.value("live_checkpoint_info", **live) == 1
+    assert swapped.value("checkpoint_age_seconds") == 0
 
 
 def test_the_next_good_checkpoint_is_served_after_a_bad_one(
@@ -190,3 +215,4 @@ def test_the_next_good_checkpoint_is_served_after_a_bad_one(
         swapped.follow()
     assert swapped.catalog.live.name == good
     assert swapped.greedy() == expected
+    assert swapped.value("checkpoints_refused") == 0

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import urllib.request
+from pathlib import Path
 
 import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from learnback.v1 import inference_pb2 as pb
+from learnback.v1 import learning_pb2, learning_pb2_grpc
 from learnback_server.config import ServerConfig
 from learnback_server.metrics import ServerMetrics
+from learnback_store.checkpoints import CheckpointStore
 from learnback_store.embedded import EmbeddedRedis
+from learnback_store.records import new_feedback_id
 from learnback_telemetry.families import Families
 from tests.server.feedback_calls import about, answered, submit
 from tests.server.running import RunningServer, caught, endless, greedy, wait_until
+from tests.server.test_hot_swap import publish_adapter
 
 MODEL = {"model_name": "tiny"}
 GENERATE = {"grpc_service": "learnback.v1.InferenceService", "grpc_method": "Generate"}
@@ -129,6 +134,29 @@ def test_the_base_is_live_at_first(scraped):
     labels = {"checkpoint": "base", "digest": facts.digest, "parent": ""}
     assert value(scraped, "live_checkpoint_info", **labels) == 1
     assert "learnback_checkpoint_age_seconds " not in scrape(scraped)
+
+
+def test_a_new_checkpoint_tells_how_long_its_feedback_took_and_one_that_comes_back_does_not(
+    scraped, long_folder
+):
+    store = CheckpointStore(Path(scraped.config.checkpoint_dir))
+    digest = scraped.app.model.facts.digest
+    ids = tuple(new_feedback_id() for _ in range(3))
+    name, _ = publish_adapter(store, long_folder, 1, digest, feedback_ids=ids)
+    other, _ = publish_adapter(store, long_folder, 2, digest)
+    for live in (name, other, name):
+        store.promote(live)
+        wait_until(lambda live=live: f'checkpoint="{live}"' in scrape(scraped))
+    assert value(scraped, "feedback_to_serving_seconds_count") == len(ids)
+    assert value(scraped, "swap_seconds_count") == 2
+
+
+def test_who_asks_is_not_unknown(scraped):
+    learning_pb2_grpc.LearningServiceStub(scraped.channel).GetLearningStatus(
+        learning_pb2.GetLearningStatusRequest()
+    )
+    method = {"grpc_service": "learnback.v1.LearningService", "grpc_method": "GetLearningStatus"}
+    assert value(scraped, "grpc_server_handled_total", **method, grpc_code="OK") == 1
 
 
 def test_every_sample_is_declared_and_every_family_is_told_of(scraped):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from learnback_store.archive import Archive
@@ -50,9 +51,32 @@ def test_a_round_is_told_whole(
     assert _value(metrics, "lessons_total", objective="sft") == 2
     assert _value(metrics, "feedback_settled_total", state="learned") == 2
     assert _value(metrics, "last_round_figure", figure="adoption") == 1
+    assert _value(metrics, "last_round_adoption_ratio") == 1
     assert _value(metrics, "feedback_to_live_seconds_count") == 2
     for step in STEPS[1:]:
         assert _value(metrics, "round_phase_seconds_count", phase=step) == 1
+
+
+def test_what_may_count_begins_at_zero() -> None:
+    registry = TrainerMetrics().families.registry
+    for end in ("published", "refused", "failed"):
+        assert registry.get_sample_value("learnback_rounds_total", {"end": end}) == 0
+    assert registry.get_sample_value("learnback_last_round_adoption_ratio") is None
+
+
+def test_forgetting_is_told_with_what_it_takes_of_the_budget() -> None:
+    metrics = TrainerMetrics()
+    metrics.allow(Budget(anchor_nats=0.05, changed=0.1).costs)
+    metrics.round_ended((), GateVerdict(True, (), {"anchor_nats": 0.02, "changed": 0.05}))
+    assert _value(metrics, "last_round_forgetting_nats") == 0.02
+    assert _value(metrics, "last_round_changed_ratio") == 0.05
+    assert _value(metrics, "last_round_forgetting_spent_ratio") == 0.5
+    metrics.round_ended((), GateVerdict(True, (), {"adoption": 1.0}))
+    registry = metrics.families.registry
+    assert registry.get_sample_value("learnback_last_round_forgetting_spent_ratio") is None
+    metrics.allow(Budget(anchor_nats=0.0, changed=0.0).costs)
+    metrics.round_ended((), GateVerdict(False, ("x",), {"anchor_nats": 0.001}))
+    assert _value(metrics, "last_round_forgetting_spent_ratio") == math.inf
 
 
 def test_reasons_are_labels_without_their_figures_and_not_without_end() -> None:

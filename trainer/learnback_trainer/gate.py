@@ -59,6 +59,11 @@ class Budget:
     revision: float = 0.8
     """At least so many revisions as they were."""
 
+    @property
+    def costs(self) -> dict[str, float]:
+        """What may be forgotten, by the name of the figure."""
+        return {"anchor_nats": self.anchor_nats, "changed": self.changed}
+
 
 @dataclass(frozen=True, slots=True)
 class Proof:

@@ -108,6 +108,7 @@ class Trainer:
         self._canaries = from_canaries(canary_file, base.reader) if canary_file else []
         self._board, self._on_step = Board(redis, keys), on_step
         self._metrics = metrics or TrainerMetrics()
+        self._metrics.allow(curriculum.budget.costs)
         self._stopped = threading.Event()
         self._eraser = Eraser(
             redis, keys, archive, checkpoints, self._teach_again, round_size, on_step

@@ -9,13 +9,14 @@ after so many different ones it is "other", so that no text can make labels with
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 
 from learnback_store.manifest import GateVerdict
-from learnback_store.records import FeedbackState, FeedbackView, feedback_time_ns
+from learnback_store.records import FeedbackState, FeedbackView, Objective, feedback_time_ns
 from learnback_store.rounds import Outcome
-from learnback_telemetry.families import PREFIX, Families
+from learnback_telemetry.families import PREFIX, Families, Family, Reading
 from learnback_telemetry.store_metrics import StoreMetrics
 
 _MOST_REASONS = 32
@@ -27,6 +28,37 @@ _LEARNING_BUCKETS = (
     86400.0,
 )  # fmt: skip
 
+# All ends there are. What may count is there from the start, with 0: Prometheus sees no increase in
+# a first sample.
+_ENDS = ("published", "refused", "nothing to teach", "stopped", "failed")
+
+_FIGURE = Family(
+    f"{PREFIX}last_round_figure", "gauge", "The gate's figures of the last round.", ("figure",)
+)
+_ADOPTION = Family(
+    f"{PREFIX}last_round_adoption_ratio",
+    "gauge",
+    "Adoption: share of the last round's lessons that were obeyed without the critique.",
+)
+_FORGETTING = Family(
+    f"{PREFIX}last_round_forgetting_nats",
+    "gauge",
+    "Forgetting: how far the last round moved answers that nobody complained of, a token.",
+)
+_CHANGED = Family(
+    f"{PREFIX}last_round_changed_ratio",
+    "gauge",
+    "Forgetting: share of greedy answers nobody complained of that the last round changed.",
+)
+_SPENT = Family(
+    f"{PREFIX}last_round_forgetting_spent_ratio",
+    "gauge",
+    "What the last round took of the gate's budgets for forgetting, the fullest of them; above 1 "
+    "it was refused for that.",
+)
+_MEASURED = {"adoption": _ADOPTION, "anchor_nats": _FORGETTING, "changed": _CHANGED}
+"""The figures of the gate that have a metric of their own; absent while not measured."""
+
 
 class TrainerMetrics:
     """All metrics of a trainer."""
@@ -36,6 +68,8 @@ class TrainerMetrics:
         self.store = StoreMetrics(families)
         self._reasons: set[str] = set()
         self._step_began: float | None = None
+        self._last: Mapping[str, float] = {}
+        self._costs: Mapping[str, float] = {}
         self._rounds = families.counter(
             f"{PREFIX}rounds_total",
             "Rounds that ended: published, refused by the gate, with nothing to teach, stopped, "
@@ -60,9 +94,7 @@ class TrainerMetrics:
             "verdict",
             "reason",
         )
-        self._figures = families.gauge(
-            f"{PREFIX}last_round_figure", "The gate's figures of the last round.", "figure"
-        )
+        families.at_scrape((_FIGURE, *_MEASURED.values(), _SPENT), self._read_last)
         self._last_end = families.gauge(
             f"{PREFIX}last_round_end_timestamp_seconds", "When the last round ended."
         )
@@ -71,6 +103,21 @@ class TrainerMetrics:
             "From a piece of feedback to the end of the round that learned it.",
             buckets=_LEARNING_BUCKETS,
         )
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        for end in _ENDS:
+            self._rounds.labels(end)
+        for objective in Objective:
+            self._lessons.labels(objective.value)
+        for state in FeedbackState:
+            if state.final:
+                self._settled.labels(state.value)
+        self._verdicts.labels("passed", "")
+
+    def allow(self, costs: Mapping[str, float]) -> None:
+        """Notes how much forgetting the gate allows, by the figure that it is measured by."""
+        self._costs = costs
 
     def reached(self, step: str) -> None:
         """Notes that a step of `loop.STEPS` is done."""
@@ -109,14 +156,21 @@ class TrainerMetrics:
         self._last_end.set_to_current_time()
 
     def _judged(self, verdict: GateVerdict) -> None:
-        figures: Mapping[str, float] = verdict.figures
-        self._figures.clear()
-        for name, value in figures.items():
-            self._figures.labels(name).set(value)
+        self._last = verdict.figures
         if verdict.passed:
             self._verdicts.labels("passed", "").inc()
         for reason in verdict.reasons:
             self._verdicts.labels("refused", self._label(reason)).inc()
+
+    def _read_last(self) -> Iterable[Reading]:
+        last, costs = self._last, self._costs
+        for name, value in last.items():
+            yield _FIGURE, (name,), value
+            if name in _MEASURED:
+                yield _MEASURED[name], (), value
+        spent = [_share(last[name], most) for name, most in costs.items() if name in last]
+        if spent:
+            yield _SPENT, (), max(spent)
 
     def _label(self, reason: str) -> str:
         words = reason.partition(":")[0]
@@ -124,3 +178,10 @@ class TrainerMetrics:
             return "other"
         self._reasons.add(words)
         return words
+
+
+def _share(cost: float, most: float) -> float:
+    """What a cost takes of its budget; of none at all, any cost takes all and more."""
+    if most:
+        return cost / most
+    return math.inf if cost else 0.0
