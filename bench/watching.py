@@ -1,7 +1,7 @@
 """What counting costs the engine: `python -m bench.watching`.
 
-The same requests are answered by one engine that is watched and by one that is not, in turns, in one
-process. Told is the CPU time of the watched one for each second of the other: the median of the
+The same requests are answered by one engine that is watched and by one that is not, in turns, in
+one process. Told is the CPU time of the watched one for each second of the other: the median of the
 ratios within the rounds, and their range.
 """
 
@@ -21,8 +21,8 @@ from learnback_server.engine.watch import EngineWatch, Unwatched
 from learnback_server.metrics import ServerMetrics
 
 STREAMS = (1, 16, 64)
-ROUNDS = 9
-TOKENS = 128
+ROUNDS = 40
+TOKENS = 32
 """Of an answer. Prompts are short, so that decoding is what is measured."""
 
 

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import uvloop
 
 from learnback_server.config import ConfigError, ServerConfig, read_command_line
-from learnback_server.logs import set_up_logging
+from learnback_telemetry.logs import set_up_logging
+from learnback_telemetry.tracing import open_tracer
 
 # Not __name__, which is "__main__" when run by python -m.
 _log = logging.getLogger("learnback_server")
@@ -31,10 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command.print_config:
         sys.stdout.write(command.config.to_toml())
         return 0
-    set_up_logging(command.config.log_level, command.config.log_format)
+    config = command.config
+    set_up_logging("learnback_server", config.log_level, config.log_format)
     # While the model loads there is nothing to drain: Ctrl-C ends the process at once.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return uvloop.run(_serve(command.config))
+    return uvloop.run(_serve(config))
 
 
 async def _serve(config: ServerConfig) -> int:
@@ -44,9 +46,10 @@ async def _serve(config: ServerConfig) -> int:
 
     try:
         metrics = ServerMetrics(config.model)
-        server, port = app.new_server(config, metrics)
+        tracer = open_tracer("learnback-server", config.otlp_endpoint)
+        server, port = app.new_server(config, metrics, tracer)
         # Blocks the loop, which has nothing else to do yet.
-        serving = app.build(config, server, app.load(config), metrics)
+        serving = app.build(config, server, app.load(config), metrics, tracer)
         stop, hurry = _signals()
         await serving.start()
     except app.StartError as error:

@@ -28,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from learnback.v1 import inference_pb2, inference_pb2_grpc
 from learnback_server.auth import AuthFileError, Gatekeeper, TokenFile
+from learnback_server.calls import CallWatch
 from learnback_server.catalog import Catalog
 from learnback_server.config import NANO, ServerConfig
 from learnback_server.engine.engine import Engine
@@ -39,12 +40,13 @@ from learnback_server.hot_swap import HotSwap
 from learnback_server.intake import Defaults, Intake
 from learnback_server.limits import Admission
 from learnback_server.mailbox import PostOffice
-from learnback_server.metrics import CallMeter, ServerMetrics
+from learnback_server.metrics import ServerMetrics
 from learnback_server.prompts import PromptReader
 from learnback_server.records import GenerationRecorder
 from learnback_server.service import InferenceService
 from learnback_server.tls import Certificates, TlsError, TlsFiles
 from learnback_telemetry.exposition import Exposition
+from learnback_telemetry.tracing import Tracer
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +64,9 @@ class StartError(Exception):
     """The server can't start; the message says why, and what to do."""
 
 
-def new_server(config: ServerConfig, metrics: ServerMetrics) -> tuple[grpc.aio.Server, int]:
+def new_server(
+    config: ServerConfig, metrics: ServerMetrics, tracer: Tracer
+) -> tuple[grpc.aio.Server, int]:
     """Returns a gRPC server that is bound to its port but not yet started, and the port.
 
     Raises:
@@ -75,7 +79,7 @@ def new_server(config: ServerConfig, metrics: ServerMetrics) -> tuple[grpc.aio.S
         raise StartError(str(error)) from error
     server = grpc.aio.server(
         interceptors=[
-            CallMeter(metrics),
+            CallWatch(metrics, tracer),
             Guard(config.max_message_bytes, hints(config), metrics.refused, gatekeeper),
         ],
         options=_channel_options(config),
@@ -187,6 +191,7 @@ class App:
     swap: HotSwap | None
     """None if no folder of checkpoints is configured."""
     metrics: ServerMetrics
+    tracer: Tracer
     exposition: Exposition | None
     """None if no metrics are served."""
     services: tuple[str, ...]
@@ -238,6 +243,7 @@ class App:
             await asyncio.to_thread(self.exposition.close)
         if self.handover is not None:
             await self.handover.aclose()
+        await asyncio.to_thread(self.tracer.close)
         _log.info("stopped")
 
     def _serve_metrics(self) -> None:
@@ -283,7 +289,11 @@ async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
 
 
 def build(
-    config: ServerConfig, server: grpc.aio.Server, model: LoadedModel, metrics: ServerMetrics
+    config: ServerConfig,
+    server: grpc.aio.Server,
+    model: LoadedModel,
+    metrics: ServerMetrics,
+    tracer: Tracer,
 ) -> App:
     """Puts the services on a server. Call it on the event loop that will run them.
 
@@ -310,8 +320,8 @@ def build(
     swap = None
     if checkpoints is not None:
         merge = config.merge == "auto"
-        swap = HotSwap(model, engine, catalog, checkpoints, metrics, merge=merge)
-    recorder = GenerationRecorder(log, prompts.text_of)
+        swap = HotSwap(model, engine, catalog, checkpoints, metrics, tracer, merge=merge)
+    recorder = GenerationRecorder(log, prompts.text_of, log_texts=config.log_texts)
     lost = asyncio.Event()
     service = InferenceService(engine, post, admission, intake, recorder, lost.set)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server)
@@ -329,6 +339,7 @@ def build(
         handover=handover,
         swap=swap,
         metrics=metrics,
+        tracer=tracer,
         exposition=(
             Exposition(metrics.families, config.metrics_listen) if config.metrics_listen else None
         ),

@@ -214,11 +214,21 @@ class ServerConfig(BaseSettings):
         "Port 0 takes a free one, which is logged. Empty: none are served.",
     )
 
+    otlp_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://[^/\s]+/?)?$",
+        description="Collector that traces go to, by OTLP over gRPC: http://HOST:4317, or https:// "
+        "for TLS. Empty: none are made. OTEL_* variables set the rest.",
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe messages to log: debug, info, warning or error."
     )
     log_format: Literal["text", "json"] = Field(
         "text", description="text for people, json (one object a line) for collectors."
+    )
+    log_texts: bool = Field(
+        False, description="Log prompts, answers and feedback too, which are personal data."
     )
 
     @classmethod

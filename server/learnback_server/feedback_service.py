@@ -12,6 +12,7 @@ too, what they send later is feedback like any other.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
@@ -49,6 +50,10 @@ from learnback_store.records import (
     new_feedback_id,
 )
 from learnback_store.views import FeedbackViews
+from learnback_telemetry.context import note
+from learnback_telemetry.tracing import link_to, traceparent
+
+_log = logging.getLogger(__name__)
 
 # Feedback on one page of a list, in bytes: what a gRPC client takes by default is 4 MiB. A single
 # piece that is larger comes alone.
@@ -68,6 +73,7 @@ class FeedbackService(FeedbackServiceServicer):
         calls: Gives places to calls that are answered at once.
         watchers: Gives places to calls that last.
         taken: Told the kind of each piece of feedback that was queued.
+        log_texts: Whether to log what it says.
     """
 
     def __init__(
@@ -79,6 +85,8 @@ class FeedbackService(FeedbackServiceServicer):
         calls: Admission,
         watchers: Admission,
         taken: Callable[[str], None] = lambda _: None,
+        *,
+        log_texts: bool = False,
     ) -> None:
         self._inbox = inbox
         self._views = views
@@ -87,6 +95,7 @@ class FeedbackService(FeedbackServiceServicer):
         self._calls = calls
         self._watchers = watchers
         self._taken = taken
+        self._log_texts = log_texts
 
     async def SubmitFeedback(  # noqa: N802
         self, request: pb.SubmitFeedbackRequest, _context: Context
@@ -94,10 +103,14 @@ class FeedbackService(FeedbackServiceServicer):
         """Queues feedback durably."""
         with self._calls.place(), store_errors_told():
             check_submission(request)
+            note(request_id=request.request_id, generation_id=request.generation.generation_id)
             record = await self._joined(request)
             submission = await self._inbox.submit(record, request_id=request.request_id)
+            note(feedback_id=submission.view.feedback_id)
             if not submission.repeated:
                 self._taken(record.signal.kind)
+                if self._log_texts:
+                    _log.info("feedback on %r says %r", record.exchange.answer, record.signal)
         return pb.SubmitFeedbackResponse(feedback=feedback_to_proto(submission.view))
 
     async def GetFeedback(  # noqa: N802
@@ -106,6 +119,7 @@ class FeedbackService(FeedbackServiceServicer):
         """Tells what became of one piece of feedback."""
         with self._calls.place(), store_errors_told():
             check_id(request.feedback_id, "feedback_id")
+            note(feedback_id=request.feedback_id)
             view = await self._views.get(request.feedback_id)
         return pb.GetFeedbackResponse(feedback=feedback_to_proto(view))
 
@@ -129,6 +143,7 @@ class FeedbackService(FeedbackServiceServicer):
         """Streams one piece of feedback until its state is final."""
         with self._watchers.place(), store_errors_told():
             check_id(request.feedback_id, "feedback_id")
+            note(feedback_id=request.feedback_id)
             async for view in until_closed(self._views.watch(request.feedback_id), self._watchers):
                 yield pb.WatchFeedbackResponse(feedback=feedback_to_proto(view))
 
@@ -138,6 +153,7 @@ class FeedbackService(FeedbackServiceServicer):
         """Asks the trainer to erase an author, or tells how far it has come."""
         with self._calls.place(), store_errors_told():
             check_erasure(request)
+            note(request_id=request.request_id)
             erasure = await self._erasures.request(request.author, request.request_id)
         return pb.EraseAuthorResponse(erasure=erasure_to_proto(erasure))
 
@@ -187,9 +203,11 @@ def _record(
         signal=signal_from_proto(request, other_answer),
         author=request.author,
         labels=dict(request.labels),
+        traceparent=traceparent(),
     )
     if target is None:
         return known
+    link_to(target.traceparent)
     return replace(
         known,
         generation=ref_from_proto(request.generation),

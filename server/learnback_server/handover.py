@@ -83,6 +83,8 @@ class Handover:
     watchers: Admission
     scrapes: Client
     """For what Prometheus asks, on threads of its own."""
+    log_texts: bool
+    """Whether to log what feedback says."""
 
     @classmethod
     def open(cls, config: ServerConfig) -> Handover:
@@ -103,6 +105,7 @@ class Handover:
             Admission(_MAX_CALLS),
             Admission(_MAX_WATCHERS),
             connect(config.redis_url),
+            config.log_texts,
         )
 
     def serve(
@@ -118,6 +121,7 @@ class Handover:
             self.calls,
             self.watchers,
             metrics.feedback_taken,
+            log_texts=self.log_texts,
         )
         metrics.store.watch(self.scrapes, self.keys)
         metrics.watch_backlog(lambda: self.generations.backlog)

@@ -34,6 +34,8 @@ from learnback_store.aliases import Aliases
 from learnback_store.checkpoints import CheckpointStore
 from learnback_store.errors import CheckpointError
 from learnback_store.manifest import CheckpointKind, Manifest
+from learnback_telemetry.context import note
+from learnback_telemetry.tracing import Tracer, fail, link_to
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class HotSwap:
         catalog: Says what a name stands for.
         checkpoints: Where checkpoints lie.
         metrics: Told of swaps and refusals.
+        tracer: Makes their spans.
         merge: Whether the live adapter is merged; if not, none takes memory beyond its factors.
     """
 
@@ -57,6 +60,7 @@ class HotSwap:
         catalog: Catalog,
         checkpoints: CheckpointStore,
         metrics: ServerMetrics,
+        tracer: Tracer,
         *,
         merge: bool = True,
     ) -> None:
@@ -65,6 +69,7 @@ class HotSwap:
         self._catalog = catalog
         self._checkpoints = checkpoints
         self._metrics = metrics
+        self._tracer = tracer
         self._refused: set[str] = set()
         self._merge = merge
         self._unmerged: dict[str, Adapter] = {}
@@ -141,15 +146,19 @@ class HotSwap:
 
     async def _take_up(self, name: str) -> None:
         began = time.monotonic()
-        try:
-            manifest, digest = await asyncio.to_thread(self._make_ready, name)
-        except (CheckpointError, WeightsError) as error:
-            self._refused.add(name)
-            self._metrics.swap_refused(error)
-            _log.error("checkpoint %s is refused: %s", name, error)
-            return
-        self._catalog.add(ServedCheckpoint(name, digest))
-        self._metrics.loaded(manifest, digest, time.monotonic() - began)
+        with self._tracer.span("learnback.swap"):
+            note(checkpoint=name)
+            try:
+                manifest, digest = await asyncio.to_thread(self._make_ready, name)
+            except (CheckpointError, WeightsError) as error:
+                self._refused.add(name)
+                self._metrics.swap_refused(error)
+                fail(type(error).__name__)
+                _log.error("checkpoint %s is refused: %s", name, error)
+                return
+            link_to(manifest.traceparent)
+            self._catalog.add(ServedCheckpoint(name, digest))
+            self._metrics.loaded(manifest, digest, time.monotonic() - began)
 
     def _make_ready(self, name: str) -> tuple[Manifest, str]:
         """Verifies a checkpoint and lets it answer. Takes from a moment to minutes."""

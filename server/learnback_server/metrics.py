@@ -3,30 +3,24 @@
 The engine's loop is told of nothing but first tokens, ends, and once a step of the time between
 tokens; how busy it is is read when somebody scrapes. `docs/metrics.md` lists everything, and is
 made from here.
-
-Limits: the labels of a call are those of our own methods; a call of any other counts as "unknown",
-so that nobody fills the memory by making names up. Health and reflection are not counted.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, cast
+from collections.abc import Callable, Iterable
+from typing import Any
 
-import grpc
-
-from learnback.v1 import checkpoints_pb2, errors_pb2, feedback_pb2, inference_pb2, learning_pb2
+from learnback.v1 import errors_pb2, feedback_pb2
 from learnback_server.engine.messages import EngineStats, Finished, GenerationRequest
 from learnback_server.errors import CallError, reason_name
-from learnback_server.guard import OUR_SERVICES, Context, Handler
 from learnback_store.aliases import LIVE, Aliases
 from learnback_store.manifest import Manifest
 from learnback_store.records import feedback_time_ns, now_ms
 from learnback_telemetry.context import exemplar, exemplar_of
 from learnback_telemetry.families import PREFIX, Families, Family, Reading
 from learnback_telemetry.store_metrics import StoreMetrics
+from learnback_telemetry.tracing import trace_id_of
 
 # vLLM's for the time to first token, and 2.0, which the objective speaks of.
 _FIRST_TOKEN_BUCKETS = (
@@ -277,7 +271,7 @@ class ServerMetrics:
 
     def loaded(self, manifest: Manifest, digest: str, seconds: float) -> None:
         """Notes that a checkpoint was made ready."""
-        self._swaps.observe(seconds)
+        self._swaps.observe(seconds, exemplar())
         self._loaded[manifest.name] = digest, manifest
 
     def swap_refused(self, error: Exception) -> None:
@@ -302,9 +296,10 @@ class ServerMetrics:
         times = sum(move.alias == LIVE and move.after == name for move in aliases.moves)
         if name not in self._loaded or times > 1:
             return
-        now = time.time_ns()
-        for feedback_id in self._loaded[name][1].feedback_ids:
-            self._to_serving.observe((now - feedback_time_ns(feedback_id)) / 1e9)
+        now, manifest = time.time_ns(), self._loaded[name][1]
+        example = exemplar_of(trace_id_of(manifest.traceparent))
+        for feedback_id in manifest.feedback_ids:
+            self._to_serving.observe((now - feedback_time_ns(feedback_id)) / 1e9, example)
 
     def _read_live(self) -> Iterable[Reading]:
         if self._live is None:
@@ -316,84 +311,3 @@ class ServerMetrics:
         if loaded:
             readings.append((_AGE, (), (now_ms() - loaded[1].create_ms) / 1000))
         return readings
-
-
-class CallMeter(grpc.aio.ServerInterceptor):
-    """Counts and times the calls of our services.
-
-    Args:
-        metrics: Where to.
-    """
-
-    def __init__(self, metrics: ServerMetrics) -> None:
-        self._metrics = metrics
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
-        """Returns the method, measured. The guard must come behind: its handlers are coroutines."""
-        handler: Any = await continuation(handler_call_details)
-        path = handler_call_details.method
-        if not path.startswith(OUR_SERVICES):
-            return cast(Handler, handler)
-        method = _METHODS.get(path, ("unknown", "unknown"))
-        make, inner = _taken_apart(handler)
-        return make(
-            self._measured(inner, method), handler.request_deserializer, handler.response_serializer
-        )
-
-    def _measured(
-        self, inner: Callable[..., Awaitable[Any]], method: tuple[str, str]
-    ) -> Callable[..., Awaitable[Any]]:
-        async def call(request: Any, context: Context) -> Any:
-            began = time.perf_counter()
-            self._metrics.call_began(method)
-            code = grpc.StatusCode.UNKNOWN
-            try:
-                reply = await inner(request, context)
-                code = grpc.StatusCode.OK
-            except asyncio.CancelledError:
-                code = _code_of_cancelled(context)
-                raise
-            except BaseException:
-                code = _code_of(context)
-                raise
-            finally:
-                self._metrics.call_ended(method, code.name, time.perf_counter() - began)
-            return reply
-
-        return call
-
-
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
-_METHODS = {
-    f"/{service.full_name}/{method.name}": (service.full_name, method.name)
-    for file in (inference_pb2, feedback_pb2, checkpoints_pb2, learning_pb2)
-    for service in file.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
-}
-
-
-def _taken_apart(handler: Any) -> tuple[Callable[..., Handler], Callable[..., Awaitable[Any]]]:
-    """What makes a handler of this kind, and the method in it."""
-    if handler.request_streaming:
-        return grpc.stream_stream_rpc_method_handler, handler.stream_stream
-    if handler.response_streaming:
-        return grpc.unary_stream_rpc_method_handler, handler.unary_stream
-    return grpc.unary_unary_rpc_method_handler, handler.unary_unary
-
-
-def _code_of(context: Context) -> grpc.StatusCode:
-    """The code that a call was aborted with."""
-    code: Any = context.code()  # a number, whatever its type says
-    return code if isinstance(code, grpc.StatusCode) else _CODES[code or 2]
-
-
-def _code_of_cancelled(context: Context) -> grpc.StatusCode:
-    """What the caller of a call that was cut off sees: its own doing, or its deadline's."""
-    remaining = context.time_remaining()
-    if remaining is not None and remaining <= 0:
-        return grpc.StatusCode.DEADLINE_EXCEEDED
-    return grpc.StatusCode.CANCELLED

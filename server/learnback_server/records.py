@@ -30,6 +30,7 @@ from learnback_server.intake import Asked
 from learnback_store.generations import GenerationLog
 from learnback_store.protos import chat_from_proto
 from learnback_store.records import CandidateRecord, GenerationRecord, Message
+from learnback_telemetry.tracing import traceparent
 
 _log = logging.getLogger(__name__)
 
@@ -83,11 +84,15 @@ class GenerationRecorder:
     Args:
         log: Where they go; None: nothing is recorded.
         text_of: Tells the text of token ids, for inputs that came as such.
+        log_texts: Whether to log what was asked and answered.
     """
 
-    def __init__(self, log: GenerationLog | None, text_of: TextOf) -> None:
+    def __init__(
+        self, log: GenerationLog | None, text_of: TextOf, *, log_texts: bool = False
+    ) -> None:
         self._log = log
         self._text_of = text_of
+        self._log_texts = log_texts
         self._writing: set[asyncio.Task[None]] = set()
 
     @contextmanager
@@ -112,9 +117,14 @@ class GenerationRecorder:
         return writing
 
     async def _write(self, asked: Asked, candidates: tuple[CandidateRecord, ...]) -> None:
-        if self._log is None:
+        if self._log is None and not self._log_texts:
             return
         chat, prompt = await self._input(asked.spec, asked.request.prompt_ids)
+        if self._log_texts:
+            question = [f"{turn.role}: {turn.content}" for turn in chat] or prompt
+            _log.info("asked %r, answered %r", question, [one.text for one in candidates])
+        if self._log is None:
+            return
         await self._log.keep(
             GenerationRecord(
                 generation_id=asked.request.generation_id,
@@ -128,6 +138,7 @@ class GenerationRecorder:
                 author=asked.spec.author,
                 labels=dict(asked.spec.labels),
                 request_id=asked.request_id,
+                traceparent=traceparent(),
             )
         )
 

@@ -33,6 +33,8 @@ from learnback_server.limits import Admission
 from learnback_server.mailbox import Mailbox, PostOffice
 from learnback_server.records import GenerationRecorder, Recording
 from learnback_server.wire import delta_event, finished_event, started_event, whole_reply
+from learnback_telemetry.context import note
+from learnback_telemetry.tracing import Attribute, describe
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +87,7 @@ class InferenceService(InferenceServiceServicer):
             asked = await self._read(request, context)
             with self._running(asked) as mailbox:
                 deltas, finished = await mailbox.all()
+            _describe(asked, finished)
             refuse_if_failed(asked, finished)
             with self._recorder.recording(asked) as recording:
                 recording.add(deltas)
@@ -109,7 +112,9 @@ class InferenceService(InferenceServiceServicer):
             raise InvalidFieldError([Violation("spec", "is required")])
         remaining = context.time_remaining()
         call_deadline = None if remaining is None else arrived + remaining
-        return await self._intake.read(request.spec, arrived, call_deadline)
+        asked = await self._intake.read(request.spec, arrived, call_deadline)
+        note(request_id=asked.request_id, generation_id=asked.request.generation_id)
+        return asked
 
     @contextmanager
     def _running(self, asked: Asked) -> Iterator[Mailbox]:
@@ -140,6 +145,7 @@ async def _stream(
     while True:
         mail = await mailbox.next()
         if mail.finished is not None:
+            _describe(asked, mail.finished)
             refuse_if_failed(asked, mail.finished)
         if not opened:
             opened = True
@@ -151,6 +157,25 @@ async def _stream(
             await recording.complete(mail.finished)
             yield finished_event(asked, mail.finished)
             return
+
+
+def _describe(asked: Asked, finished: Finished) -> None:
+    """Tells the call's span what became of the generation, by OpenTelemetry's names."""
+    request = asked.request
+    known: dict[str, Attribute] = {
+        "gen_ai.operation.name": "chat" if asked.spec.HasField("chat") else "text_completion",
+        "gen_ai.response.id": request.generation_id,
+        "gen_ai.response.model": asked.checkpoint.name,
+        "gen_ai.response.finish_reasons": [end.reason.name.lower() for end in finished.candidates],
+        "gen_ai.usage.input_tokens": finished.prompt_tokens,
+        "gen_ai.usage.output_tokens": finished.completion_tokens,
+        "learnback.checkpoint_digest": asked.checkpoint.digest,
+    }
+    if finished.started is not None:
+        known["learnback.queue_seconds"] = finished.started - request.arrived
+    if finished.first_token is not None:
+        known["gen_ai.response.time_to_first_chunk"] = finished.first_token - request.arrived
+    describe(known)
 
 
 def refuse_if_failed(asked: Asked, finished: Finished) -> None:

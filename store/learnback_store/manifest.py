@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from learnback_store.codec import Record, Strict, canonical_json, require_finite, to_body
 from learnback_store.digests import text_digest
@@ -96,6 +96,8 @@ class Manifest(Record):
     files: tuple[FileFact, ...] = ()
     """By name. Filled in when it is published."""
     create_ms: int = field(default_factory=now_ms)
+    traceparent: str = ""
+    """The span of the round that made it (W3C); empty if it was not traced."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -103,7 +105,7 @@ class Manifest(Record):
     @property
     def digest(self) -> str:
         """Digest of the checkpoint: of this, and so of every file."""
-        return text_digest(canonical_json(to_body(self)))
+        return text_digest(canonical_json(self._body()))
 
     @property
     def size_bytes(self) -> int:
@@ -112,8 +114,14 @@ class Manifest(Record):
 
     def to_file(self) -> str:
         """Returns the text of manifest.json."""
-        content = {"schema": self.schema, "digest": self.digest, "body": to_body(self)}
+        content = {"schema": self.schema, "digest": self.digest, "body": self._body()}
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+    def _body(self) -> dict[str, Any]:
+        body: dict[str, Any] = to_body(self)
+        if not self.traceparent:  # as in manifests that are older than it, whose digests must hold
+            del body["traceparent"]
+        return body
 
     @classmethod
     def from_file(cls, text: str) -> Self:

@@ -122,6 +122,8 @@ class GenerationRecord(Record):
     labels: Mapping[str, str] = field(default_factory=dict)
     request_id: str = ""
     create_ms: int = field(default_factory=now_ms)
+    traceparent: str = ""
+    """The span of the call that made it (W3C); empty if it was not traced."""
 
     def exchange(self, candidate: int) -> Exchange:
         """Returns the exchange of one candidate.
@@ -219,11 +221,13 @@ class FeedbackRecord(Record):
     """The author of the generation, whose words the exchange bears; empty if unknown."""
     labels: Mapping[str, str] = field(default_factory=dict)
     create_ms: int = field(default_factory=now_ms)
+    traceparent: str = ""
+    """The span of the call that brought it (W3C); empty if it was not traced."""
 
     def content_digest(self) -> str:
-        """Returns SHA-256 over what the caller said: all but id and time."""
+        """Returns SHA-256 over what the caller said: all but id, time and trace."""
         body = to_body(self)
-        del body["feedback_id"], body["create_ms"]
+        del body["feedback_id"], body["create_ms"], body["traceparent"]
         return hashlib.sha256(canonical_json(body).encode()).hexdigest()
 
 

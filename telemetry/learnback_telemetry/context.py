@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
 
+from opentelemetry.trace import get_current_span
+
 TRACE_ID = "trace_id"
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -33,10 +35,14 @@ def about(**ids: str) -> Iterator[dict[str, str]]:
 
 
 def note(**ids: str) -> None:
-    """Adds ids to the work in hand, if there is any."""
+    """Adds ids to the work in hand, if there is any, and to its span."""
     known = _work.get()
     if known is not None:
-        known.update(_present(ids))
+        present = _present(ids)
+        known.update(present)
+        span = get_current_span()
+        for name, value in present.items():
+            span.set_attribute(f"learnback.{name}", value)
 
 
 def ids_in_hand() -> Mapping[str, str]:

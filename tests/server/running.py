@@ -22,6 +22,7 @@ from learnback.v1.inference_pb2_grpc import InferenceServiceStub
 from learnback_server import app
 from learnback_server.config import ServerConfig
 from learnback_server.metrics import ServerMetrics
+from learnback_telemetry.tracing import open_tracer
 from tests.tiny import write_tiny_model
 
 # Only a hang would take so long.
@@ -49,8 +50,10 @@ class RunningServer:
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
         try:
             self.metrics = ServerMetrics(self.config.model)
-            server, self.port = app.new_server(self.config, self.metrics)
-            self.app = app.build(self.config, server, app.load(self.config), self.metrics)
+            tracer = open_tracer("learnback-server", self.config.otlp_endpoint)
+            server, self.port = app.new_server(self.config, self.metrics, tracer)
+            model = app.load(self.config)
+            self.app = app.build(self.config, server, model, self.metrics, tracer)
             await self.app.start()
         except BaseException as error:
             self._failure = error

@@ -19,6 +19,7 @@ from learnback_server.auth import AuthFileError, TokenFile
 from learnback_server.config import ConfigError, ServerConfig, read_command_line
 from learnback_server.metrics import ServerMetrics
 from learnback_server.tls import Certificates, TlsError, TlsFiles
+from learnback_telemetry.tracing import Tracer
 from tests.server.running import RunningServer, caught, details_of, endless, greedy, info_of
 
 ASKER, TEACHER, LATER = "asker-0123456789", "teacher-0123456789", "later-0123456789"
@@ -275,7 +276,7 @@ def test_certificates_that_do_not_fit_together_are_refused_at_the_start(tmp_path
         listen="127.0.0.1:0", tls_cert=str(issued.cert), tls_key=str(tmp_path / "nowhere")
     )
     with pytest.raises(app.StartError, match="nowhere"):
-        app.new_server(config, ServerMetrics(config.model))
+        app.new_server(config, ServerMetrics(config.model), Tracer())
 
 
 @pytest.mark.parametrize(
@@ -294,7 +295,7 @@ async def test_an_open_address_is_warned_of(listen, warned, caplog):
     assert ServerConfig(listen=listen).is_local is not warned
     if listen == "[::1]:0":
         return  # not every machine has IPv6
-    server, _ = app.new_server(ServerConfig(listen=listen), ServerMetrics("nano"))
+    server, _ = app.new_server(ServerConfig(listen=listen), ServerMetrics("nano"), Tracer())
     assert ("--auth-file" in caplog.text) is warned
     assert ("--tls-cert" in caplog.text) is warned
     await server.stop(None)

@@ -20,6 +20,7 @@ from learnback_server.hot_swap import HotSwap
 from learnback_server.metrics import ServerMetrics
 from learnback_store.checkpoints import CheckpointStore
 from learnback_store.manifest import BASE, CheckpointKind, Manifest
+from learnback_telemetry.tracing import Tracer
 from tests.engine.harness import PlainModel, Running, request
 from tests.tiny import write_tiny_model
 
@@ -57,7 +58,7 @@ class Swapped:
         self._store = store
         self._metrics = ServerMetrics("tiny")
         self._metrics.base_is_live(model.facts.checkpoint, model.facts.digest)
-        self._swap = HotSwap(model, running.engine, self.catalog, store, self._metrics)
+        self._swap = HotSwap(model, running.engine, self.catalog, store, self._metrics, Tracer())
 
     def follow(self) -> None:
         asyncio.run(self._follow())
@@ -215,4 +216,4 @@ def test_the_next_good_checkpoint_is_served_after_a_bad_one(
         swapped.follow()
     assert swapped.catalog.live.name == good
     assert swapped.greedy() == expected
-    assert swapped.value("checkpoints_refused") == 0
+    assert swapped.value("checkpoints_refused") == 1  # "previous" points at the bad one

@@ -144,6 +144,7 @@ records = st.builds(
     author=_text_values,
     labels=_labels,
     create_ms=_times,
+    traceparent=_text_values,
 )
 _lessons = st.builds(
     Lesson,
@@ -182,4 +183,5 @@ generations = st.builds(
     labels=_labels,
     request_id=_text_values,
     create_ms=_times,
+    traceparent=_text_values,
 )  # fmt: skip

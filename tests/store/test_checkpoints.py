@@ -42,6 +42,17 @@ def test_what_was_published_is_found_and_verified(checkpoints: CheckpointStore) 
 def test_a_manifest_comes_back_from_its_file() -> None:
     one = manifest("ckpt-1", feedback_ids=("fb-1",), library_versions={"torch": "2.13"})
     assert Manifest.from_file(one.to_file()) == one
+    traced = manifest(
+        "ckpt-1", traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    )
+    assert Manifest.from_file(traced.to_file()) == traced
+
+
+def test_without_a_trace_a_manifest_is_as_it_was_before_there_were_any() -> None:
+    one = manifest("ckpt-1", create_ms=0)
+    assert "traceparent" not in one.to_file()
+    # Fixed: digests of checkpoints that exist must hold.
+    assert one.digest == "sha256:1ed8f4c47be69d838b5b85503534e471cb81da5129ba3578ede33a4514e29a2b"
 
 
 def _zeroed(folder: Path) -> None:

@@ -41,8 +41,10 @@ def test_a_generation_comes_back(record: GenerationRecord) -> None:
 
 
 @given(records)
-def test_content_is_all_but_id_and_time(record: FeedbackRecord) -> None:
-    again = replace(record, feedback_id="other", create_ms=record.create_ms + 1)
+def test_content_is_all_but_id_and_time_and_trace(record: FeedbackRecord) -> None:
+    again = replace(
+        record, feedback_id="other", create_ms=record.create_ms + 1, traceparent="another"
+    )
     changed = replace(record, author=record.author + "x")
     assert again.content_digest() == record.content_digest()
     assert changed.content_digest() != record.content_digest()

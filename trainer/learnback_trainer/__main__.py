@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from learnback_telemetry.exposition import Exposition
+from learnback_telemetry.logs import set_up_logging
+from learnback_telemetry.tracing import open_tracer
 from learnback_trainer.config import ConfigError, TrainerConfig, read_command_line
 from learnback_trainer.errors import TrainerError
 
@@ -35,11 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command.print_config:
         sys.stdout.write(command.config.to_toml())
         return 0
-    logging.basicConfig(
-        level=command.config.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    return _train(command.config)
+    config = command.config
+    set_up_logging("learnback_trainer", config.log_level, config.log_format)
+    return _train(config)
 
 
 def _train(config: TrainerConfig) -> int:
@@ -64,6 +64,7 @@ def _train(config: TrainerConfig) -> int:
             connect(config.redis_url) as redis,
             Archive(config.archive_file) as archive,
             _served(metrics, config.metrics_listen),
+            contextlib.closing(open_tracer("learnback-trainer", config.otlp_endpoint)) as tracer,
         ):
             metrics.store.watch(redis, Keys(config.redis_namespace))
             trainer = Trainer(
@@ -80,6 +81,7 @@ def _train(config: TrainerConfig) -> int:
                 keep=(config.keep_published, config.keep_rejected),
                 canary_file=config.canary_file,
                 metrics=metrics,
+                tracer=tracer,
             )
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: trainer.stop())

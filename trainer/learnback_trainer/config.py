@@ -6,7 +6,8 @@ A value is taken from the first place that has one: the flag (`--round-size 16`)
 
 Unknown flags and unknown keys of the file are refused. Unknown variables of the environment are
 not, for the server and the client share the prefix. What is set in both programs bears one name in
-both: model, device, dtype, redis_url, redis_namespace, checkpoint_dir.
+both: model, device, dtype, redis_url, redis_namespace, checkpoint_dir, metrics_listen, log_level,
+log_format, otlp_endpoint.
 """
 
 from __future__ import annotations
@@ -133,6 +134,15 @@ class TrainerConfig(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe messages to log: debug, info, warning or error."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="text for people, json (one object a line) for collectors."
+    )
+    otlp_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://[^/\s]+/?)?$",
+        description="Collector that traces go to, by OTLP over gRPC: http://HOST:4317, or https:// "
+        "for TLS. Empty: none are made. OTEL_* variables set the rest.",
     )
 
     @classmethod

@@ -30,6 +30,8 @@ from learnback_store.paging import FeedbackFilter
 from learnback_store.records import FeedbackRecord, FeedbackState, FeedbackView
 from learnback_store.rounds import Round
 from learnback_store.settlement import follow_live, recover_redis, settle
+from learnback_telemetry.context import about
+from learnback_telemetry.tracing import Tracer
 from learnback_trainer.anchors import Question, from_canaries, from_traffic
 from learnback_trainer.board import Board
 from learnback_trainer.erasing import Eraser
@@ -38,6 +40,7 @@ from learnback_trainer.lessons import is_teachable
 from learnback_trainer.metrics import TrainerMetrics
 from learnback_trainer.publishing import Candidate, open_pupil, publish, put_aside
 from learnback_trainer.pupil import Base, LoraShape, Pupil
+from learnback_trainer.round_trace import RoundTrace
 from learnback_trainer.school import Curriculum, Report, Sources, hold_round
 from learnback_trainer.update import Progress
 
@@ -77,6 +80,7 @@ class Trainer:
         canary_file: The operator's canaries.
         on_step: Told the name of each step of `STEPS` when it is done.
         metrics: Told what rounds come to, and of each step too.
+        tracer: Makes the spans of rounds.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class Trainer:
         canary_file: Path | None = None,
         on_step: Callable[[str], None] = lambda _: None,
         metrics: TrainerMetrics | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._base = base
         self._redis, self._keys = redis, keys
@@ -109,6 +114,7 @@ class Trainer:
         self._board, self._on_step = Board(redis, keys), on_step
         self._metrics = metrics or TrainerMetrics()
         self._metrics.allow(curriculum.budget.costs)
+        self._trace = RoundTrace(tracer or Tracer())
         self._stopped = threading.Event()
         self._eraser = Eraser(
             redis, keys, archive, checkpoints, self._teach_again, round_size, on_step
@@ -185,6 +191,7 @@ class Trainer:
     def _reached(self, step: str) -> None:
         self._board.reached(step)
         self._metrics.reached(step)
+        self._trace.reached(step)
         self._on_step(step)
 
     # A batch
@@ -216,7 +223,8 @@ class Trainer:
             if one.deliveries > self._most_deliveries and not state.final:
                 reason = f"tried {one.deliveries - 1} times, and the round failed each time"
                 self._archive.move([one.feedback_id], FeedbackState.DEAD_LETTERED, reason)
-                _log.error("feedback %s is a dead letter: %s", one.feedback_id, reason)
+                with about(feedback_id=one.feedback_id):
+                    _log.error("feedback %s is a dead letter: %s", one.feedback_id, reason)
 
     # A round
 
@@ -233,12 +241,19 @@ class Trainer:
         again, parent = bool(parent), parent or self._checkpoints.aliases().live
         ids = [one.feedback_id for one in views]
         this = self._archive.begin_round(parent, ids, again=again)
+        with self._trace.round(this, views):
+            return self._see_through(this, views, batch)
+
+    def _see_through(
+        self, this: Round, views: Sequence[FeedbackView], batch: Sequence[Delivery]
+    ) -> str:
+        """Sees a round that was begun to its end."""
         self._views.publish(self._archive.get(one.feedback_id) for one in views)
         self._board.begin(this)
         self._reached("begun")
-        _log.info("a round about %d pieces of feedback, on %s", len(views), parent)
+        _log.info("a round about %d pieces of feedback, on %s", len(views), this.parent)
         with open_pupil(
-            self._base, self._checkpoints, parent, self._shape, self._curriculum.seed
+            self._base, self._checkpoints, this.parent, self._shape, self._curriculum.seed
         ) as pupil:
             report = hold_round(
                 pupil,

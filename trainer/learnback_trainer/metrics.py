@@ -16,8 +16,10 @@ from collections.abc import Iterable, Mapping
 from learnback_store.manifest import GateVerdict
 from learnback_store.records import FeedbackState, FeedbackView, Objective, feedback_time_ns
 from learnback_store.rounds import Outcome
+from learnback_telemetry.context import exemplar, exemplar_of
 from learnback_telemetry.families import PREFIX, Families, Family, Reading
 from learnback_telemetry.store_metrics import StoreMetrics
+from learnback_telemetry.tracing import trace_id_of
 
 _MOST_REASONS = 32
 _FIRST_STEP = "read"
@@ -123,7 +125,7 @@ class TrainerMetrics:
         """Notes that a step of `loop.STEPS` is done."""
         now = time.monotonic()
         if step != _FIRST_STEP and self._step_began is not None:
-            self._phases.labels(step).observe(now - self._step_began)
+            self._phases.labels(step).observe(now - self._step_began, exemplar())
         self._step_began = now
 
     def round_ended(self, outcomes: Iterable[Outcome], verdict: GateVerdict | None) -> None:
@@ -149,7 +151,8 @@ class TrainerMetrics:
             if state.final:
                 self._settled.labels(state.value).inc()
             if state is FeedbackState.LEARNED:
-                self._to_live.observe((now - feedback_time_ns(view.feedback_id)) / 1e9)
+                example = exemplar_of(trace_id_of(view.record.traceparent))
+                self._to_live.observe((now - feedback_time_ns(view.feedback_id)) / 1e9, example)
 
     def _end(self, end: str) -> None:
         self._rounds.labels(end).inc()

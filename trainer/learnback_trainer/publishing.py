@@ -10,6 +10,7 @@ from learnback_store.checkpoints import CheckpointStore
 from learnback_store.manifest import BASE, CheckpointKind, GateVerdict, Manifest
 from learnback_store.records import Objective
 from learnback_store.rounds import Round
+from learnback_telemetry.tracing import traceparent
 from learnback_trainer.errors import ModelError
 from learnback_trainer.pupil import Base, LoraShape, Pupil
 
@@ -89,6 +90,7 @@ def _manifest(name: str, base: Base, candidate: Candidate) -> Manifest:
         objectives=candidate.objectives,
         gate=candidate.verdict,
         library_versions=_versions(_LIBRARIES),
+        traceparent=traceparent(),
     )
 
 
