@@ -1,13 +1,15 @@
 """`learnback-server`: configure, load, prove, serve, drain.
 
-SIGTERM or SIGINT begins the drain; a second one ends it at once. Exit codes: 0 after a drain, 1 if
-the server could not start or its engine died, 2 if the configuration was refused.
+SIGTERM or SIGINT begins the drain; a second one ends it at once. Before the model has loaded there
+is nothing to drain: they end the process. Exit codes: 0 after either, 1 if the server could not
+start or its engine died, 2 if the configuration was refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -34,8 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     config = command.config
     set_up_logging("learnback_server", config.log_level, config.log_format)
-    # While the model loads there is nothing to drain: Ctrl-C ends the process at once.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _stop_at_once()
     return uvloop.run(_serve(config))
 
 
@@ -59,6 +60,15 @@ async def _serve(config: ServerConfig) -> int:
     await app.first_of(stop.wait(), serving.lost.wait())
     await serving.drain(hurry)
     return 1 if serving.lost.is_set() else 0
+
+
+def _stop_at_once() -> None:
+    """Lets a signal end the process, until something better is done about it.
+
+    By a handler, because process 1, as which containers run us, gets no signal without one.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
 
 
 def _signals() -> tuple[asyncio.Event, asyncio.Event]:

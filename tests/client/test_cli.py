@@ -144,7 +144,7 @@ def test_errors_are_one_line_that_says_what_to_do(server, case):
 
 def test_no_server_is_said_so():
     result = invoke("generate", "a", "--address", "127.0.0.1:1")
-    assert "learnback-server" in one_line(result, 1)
+    assert "learnback up" in one_line(result, 1)
 
 
 USAGE = {

@@ -1,14 +1,16 @@
 """`learnback-trainer`: configure, load, recover, and learn until told to stop.
 
 SIGTERM or SIGINT gives up a round that is not decided yet, or lets one that is decided come to its
-end; its feedback stays in the queue, and nothing is lost. Exit codes: 0 after that, 1 if the
-trainer could not start, 2 if the configuration was refused.
+end; its feedback stays in the queue, and nothing is lost. Before the model has loaded it ends the
+process. Exit codes: 0 after either, 1 if the trainer could not start, 2 if the configuration was
+refused.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -39,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     config = command.config
     set_up_logging("learnback_trainer", config.log_level, config.log_format)
+    _stop_at_once()
     return _train(config)
 
 
@@ -90,6 +93,15 @@ def _train(config: TrainerConfig) -> int:
         _log.error("%s", error)
         return 1
     return 0
+
+
+def _stop_at_once() -> None:
+    """Lets a signal end the process, until something better is done about it.
+
+    By a handler, because process 1, as which containers run us, gets no signal without one.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
 
 
 @contextlib.contextmanager

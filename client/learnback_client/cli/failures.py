@@ -29,7 +29,7 @@ T = TypeVar("T")
 _HINTS: tuple[tuple[type[errors.LearnbackError], str], ...] = (
     (errors.ServerDraining, "try again in a moment"),
     (errors.StoreUnavailable, "try again in a moment"),
-    (errors.Unavailable, "start a server with `learnback-server`, or name one with --address"),
+    (errors.Unavailable, "start one with `learnback up`, or name one with --address"),
     (errors.Unauthenticated, "give a token with --token-file or LEARNBACK_TOKEN"),
     (errors.DeadlineExceeded, "give it longer with --timeout"),
     (errors.ContextLengthExceeded, "shorten the input, or ask for fewer --max-tokens"),
