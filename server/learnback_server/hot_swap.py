@@ -78,6 +78,7 @@ class HotSwap:
 
     async def start(self, aliases: AsyncGenerator[Aliases]) -> None:
         """Takes up what the aliases point at now, and follows them until `stop`."""
+        await asyncio.to_thread(self._engine.expect_adapters)
         await self.follow(await asyncio.to_thread(self._checkpoints.aliases))
         self._task = asyncio.create_task(self._run(aliases))
 

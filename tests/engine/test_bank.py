@@ -119,6 +119,27 @@ def test_merging_copies_the_changed_weights_only(
         assert torch.equal(own[name], before[name])
 
 
+def test_an_unmerged_adapter_copies_no_weight_of_the_base(
+    llama: LoadedModel, adapters: dict[str, tuple[Path, PlainModel]]
+) -> None:
+    own = {one.data_ptr() for one in llama.network.parameters()}
+    with Running(llama) as running:
+        for sort, (folder, _) in adapters.items():
+            running.engine.adapt(sort, read_adapter(folder, llama.network))
+            member = running.engine._slots.lane(sort).member
+            assert member is not None
+            network = member.alone._model
+            assert {one.data_ptr() for one in network.parameters()} == own
+
+
+def test_the_output_layer_is_not_left_out_in_silence(
+    llama: LoadedModel, tiny_llama: Path, tmp_path: Path
+) -> None:
+    write_adapter(tiny_llama, tmp_path, r=4, target_modules=["q_proj", "lm_head"])
+    with Running(llama) as running, pytest.raises(UnusualAdapterError, match="lm_head"):
+        running.engine.adapt("one", read_adapter(tmp_path, llama.network))
+
+
 def test_other_architectures_hold_adapters_too(
     any_folder: Path, any_model: LoadedModel, tmp_path: Path
 ) -> None:

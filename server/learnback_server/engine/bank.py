@@ -5,6 +5,10 @@ adapter, what that adapter adds. Rows of one adapter lie next to one another (th
 them), so each adapter costs two narrow products of a slice a layer, and nothing is gathered. Rows
 of the bare base get nothing added, and so what they get from the base network, to the last bit.
 
+A step whose rows all belong to one adapter, as most do, is computed by a network of that adapter's
+own, over the same weights, whose decoding can be recorded (`traced.py`): one record serves all
+adapters of the same layers. A row gets the same from either, to the last bit.
+
 An adapter is here as long as somebody holds it: nothing is registered, and nothing has to be taken
 out. Adding one touches no weight of the base.
 """
@@ -13,18 +17,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from learnback_server.engine.adapter import Adapter, UnusualAdapterError
+from learnback_server.engine.adapter import (
+    SMALLEST_RANK,
+    Adapter,
+    LowRank,
+    UnusualAdapterError,
+    sizes,
+)
 from learnback_server.engine.attention import KeyValueCache
-from learnback_server.engine.batch import StepBatch, StepRow
-from learnback_server.engine.runner import SMALLEST_STEP_TOKENS, ModelRunner
+from learnback_server.engine.batch import StepRow
+from learnback_server.engine.runner import ModelRunner
+from learnback_server.engine.traced import StepTraces
 from learnback_server.engine.weights import shell
 
-AdapterOf = Callable[[StepRow], Adapter | None]
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Member:
+    """An adapter of the bank."""
+
+    adapter: Adapter
+    alone: ModelRunner
+    """Runs steps that have rows of this adapter only."""
+
+
+MemberOf = Callable[[StepRow], Member | None]
 """Says by which adapter a row is computed; None is the bare base."""
 
 
@@ -73,6 +95,24 @@ class _BankedLinear(torch.nn.Module):
         return outputs
 
 
+class _AdaptedLinear(torch.nn.Module):
+    """A linear layer of the base, with what one adapter adds to it."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+
+    def __init__(self, layer: torch.nn.Module, factors: LowRank) -> None:
+        super().__init__()
+        self.layer = layer
+        self.register_buffer("down", factors.down)
+        self.register_buffer("up", factors.up)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.layer(inputs)
+        narrow = torch.nn.functional.linear(inputs, self.down)
+        return outputs.add_(torch.nn.functional.linear(narrow, self.up))
+
+
 class BankRunner:
     """Runs steps whose rows belong to several adapters, or to none."""
 
@@ -80,7 +120,7 @@ class BankRunner:
         self,
         base: PreTrainedModel,
         cache: KeyValueCache,
-        adapter_of: AdapterOf,
+        member_of: MemberOf,
         *,
         context_tokens: int,
     ) -> None:
@@ -88,52 +128,87 @@ class BankRunner:
         self._base = base
         self._cache = cache
         self._context_tokens = context_tokens
-        self._adapter_of = adapter_of
+        self._member_of = member_of
         self._route = Route()
-        self._runner = self._new_runner(self._route)
+        self._runner = self._new_runner(_banked(base, self._route))
 
-    def _new_runner(self, route: Route) -> ModelRunner:
-        network = _banked(self._base, route)
+    def _new_runner(self, network: PreTrainedModel) -> ModelRunner:
         return ModelRunner(network, self._cache, context_tokens=self._context_tokens)
 
     def run(self, rows: list[StepRow]) -> torch.Tensor:
         """See `ModelRunner.run`; rows of one adapter are best next to one another."""
-        adapters = [self._adapter_of(row) for row in rows]
+        members = [self._member_of(row) for row in rows]
+        first = members[0]
+        if first is not None and all(one is first for one in members):
+            return first.alone.run(rows)
+        adapters = [None if one is None else one.adapter for one in members]
         counts = [row.count for row in rows]
         self._route.spans = _spans(adapters, counts, self._runner.smallest_step)
         return self._runner.run(rows)
 
-    @torch.inference_mode()
-    def prove(self, adapter: Adapter) -> None:
-        """Computes a few tokens by an adapter, beside the running steps, on any thread.
+    def admit(self, adapter: Adapter, traces: StepTraces) -> Member:
+        """Makes an adapter ready, beside the running steps, on any thread.
+
+        Args:
+            adapter: On the device of the base, and of its type.
+            traces: See `ModelRunner.warm_up`.
 
         Raises:
             UnusualAdapterError: The network can't be computed with it.
         """
-        route = Route([Span(adapter, 0, SMALLEST_STEP_TOKENS, 0, SMALLEST_STEP_TOKENS)])
-        batch = StepBatch([], self._cache.page_tokens, pad_to=SMALLEST_STEP_TOKENS)
         try:
-            self._new_runner(route).compute(batch)
+            alone = self._new_runner(_adapted(self._base, adapter))
+            alone.warm_up(traces, graphs=False)  # it is mostly here for a moment
         except (RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise UnusualAdapterError(f"it can't be computed unmerged: {error}") from error
+        return Member(adapter, alone)
+
+    def blank(self) -> Adapter:
+        """An adapter of all layers that adapters add to, which adds nothing."""
+        where: dict[str, Any] = {"device": self._base.device, "dtype": self._base.dtype}
+        factors = {}
+        for name, layer in _linear_layers(self._base):
+            inputs, outputs = sizes(layer)
+            down, up = (SMALLEST_RANK, inputs), (outputs, SMALLEST_RANK)
+            factors[name] = LowRank(torch.zeros(down, **where), torch.zeros(up, **where))
+        return Adapter(factors)
 
 
-def _banked(base: PreTrainedModel, route: Route) -> PreTrainedModel:
-    """The base network over again, with layers that heed `route`.
+def _linear_layers(network: PreTrainedModel) -> list[tuple[str, torch.nn.Linear | Conv1D]]:
+    """The layers that the bank adds to, by name.
 
-    The output layer stays as it is: it sees only the tokens whose logits are wanted.
+    The output layer is not one: it sees only the tokens whose logits are wanted.
     """
-    network = shell(base)
     output = network.get_output_embeddings()  # type: ignore[no-untyped-call]
-    linear = [
+    return [
         (name, module)
         for name, module in network.named_modules()
         if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not output
     ]
-    for name, module in linear:
-        parent, _, own = name.rpartition(".")
-        setattr(network.get_submodule(parent), own, _BankedLinear(module, name, route))
+
+
+def _banked(base: PreTrainedModel, route: Route) -> PreTrainedModel:
+    """The base network over again, with layers that heed `route`."""
+    network = shell(base)
+    for name, layer in _linear_layers(network):
+        _set_module(network, name, _BankedLinear(layer, name, route))
     return network
+
+
+def _adapted(base: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
+    """The base network over again, with layers to which `adapter` adds."""
+    network = shell(base)
+    layers = dict(_linear_layers(network))
+    for name, factors in adapter.factors.items():
+        if name not in layers:
+            raise UnusualAdapterError(f"{name} can't be added to unmerged")
+        _set_module(network, name, _AdaptedLinear(layers[name], factors))
+    return network
+
+
+def _set_module(network: PreTrainedModel, name: str, module: torch.nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    setattr(network.get_submodule(parent), own, module)
 
 
 def _spans(adapters: Sequence[Adapter | None], counts: Sequence[int], smallest: int) -> list[Span]:

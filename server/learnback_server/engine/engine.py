@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from transformers import PreTrainedModel
 
-from learnback_server.engine.adapter import Adapter
+from learnback_server.engine.adapter import Adapter, UnusualAdapterError
 from learnback_server.engine.attention import IMPLEMENTATION, KeyValueCache
 from learnback_server.engine.bank import BankRunner
 from learnback_server.engine.batch import StepRow
@@ -39,6 +39,7 @@ from learnback_server.engine.sampling import Choice, choose
 from learnback_server.engine.scheduler import Scheduler
 from learnback_server.engine.sequence import Generation, Sequence
 from learnback_server.engine.slots import CheckpointSlots, Lane, Runner
+from learnback_server.engine.traced import StepTraces
 from learnback_server.engine.watch import EngineWatch, Unwatched
 
 logger = logging.getLogger(__name__)
@@ -76,13 +77,14 @@ class Engine:
             options.cache_tokens // page_tokens, page_tokens, prefix_cache=options.prefix_cache
         )
         self._cache = KeyValueCache(self._pages.total, page_tokens)
+        self._traces = StepTraces(self._cache)
         self._slots = CheckpointSlots(self._note_released)
         base = self.prepare(model.network)
         self._slots.add(model.facts.checkpoint, Lane(model.facts.checkpoint, base))
         self._bank = BankRunner(
             model.network,
             self._cache,
-            lambda row: self._slots.lane(row.sequence.lane).adapter,
+            lambda row: self._slots.lane(row.sequence.lane).member,
             context_tokens=model.facts.context_tokens,
         )
         self._scheduler = Scheduler(options, self._pages)
@@ -137,7 +139,7 @@ class Engine:
         network.set_attn_implementation(IMPLEMENTATION)
         context_tokens = self._model.facts.context_tokens
         runner = ModelRunner(network, self._cache, context_tokens=context_tokens)
-        runner.warm_up()
+        runner.warm_up(self._traces)
         return runner
 
     def serve(self, checkpoint: str, runner: ModelRunner) -> None:
@@ -150,9 +152,15 @@ class Engine:
         Raises:
             UnusualAdapterError: The network can't be computed with it.
         """
-        own = adapter.beside(self._model.network)
-        self._bank.prove(own)
-        self._slots.add(checkpoint, Lane(checkpoint, self._bank, own))
+        member = self._bank.admit(adapter.beside(self._model.network), self._traces)
+        self._slots.add(checkpoint, Lane(checkpoint, self._bank, member))
+
+    def expect_adapters(self) -> None:
+        """Records now what any adapter needs, so that the first one comes no slower than others."""
+        try:
+            self._bank.admit(self._bank.blank(), self._traces)
+        except UnusualAdapterError as error:
+            logger.info("adapters of this model can be served merged only: %s", error)
 
     def replace(self, checkpoint: str, runner: ModelRunner) -> None:
         """Answers new requests of an adapter's checkpoint by its merged network.
@@ -160,6 +168,11 @@ class Engine:
         Those that have begun end as they began. Nothing happens if the checkpoint was retired.
         """
         self._slots.replace(checkpoint, Lane(checkpoint + MERGED, runner))
+
+    @property
+    def traces(self) -> StepTraces:
+        """The recorded steps that networks share."""
+        return self._traces
 
     @property
     def lanes(self) -> tuple[str, ...]:

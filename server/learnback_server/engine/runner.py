@@ -20,7 +20,7 @@ from learnback_server.engine.attention import (
 from learnback_server.engine.batch import StepBatch, StepRow
 from learnback_server.engine.graphs import GraphedDecoder
 from learnback_server.engine.sdpa import SdpaAttention, SdpaStep
-from learnback_server.engine.traced import trace
+from learnback_server.engine.traced import StepTraces
 from learnback_server.engine.varlen import VarlenAttention
 
 SMALLEST_STEP_TOKENS = 4
@@ -63,21 +63,26 @@ class ModelRunner:
         return self._smallest_step
 
     @torch.inference_mode()
-    def warm_up(self) -> None:
-        """Allocates the cache by a first pass, and prepares the fast way of decoding."""
+    def warm_up(self, traces: StepTraces, *, graphs: bool = True) -> None:
+        """Allocates the cache by a first pass, and prepares the fast way of decoding.
+
+        Args:
+            traces: Recorded steps over the same cache, for the CPU.
+            graphs: Whether CUDA graphs are captured, as batches of new sizes come.
+        """
         batch = StepBatch([], self._cache.page_tokens, pad_to=SMALLEST_STEP_TOKENS)
         step = self._attention.prepare(batch, self._device)
         self._run(batch, step)
         if isinstance(step, SdpaStep):
             if self._device.type == "cpu":
-                self._decoder = trace(self._model, self._cache, step.windows)
-            return
-        self._decoder = GraphedDecoder(
-            lambda ids, positions, step: self._logits(ids, positions, step, None),
-            self._device,
-            most_pages=-(-self._context_tokens // self._cache.page_tokens),
-            most_keys=self._context_tokens,
-        )
+                self._decoder = traces.decoder(self._model, step.windows)
+        elif graphs:
+            self._decoder = GraphedDecoder(
+                lambda ids, positions, step: self._logits(ids, positions, step, None),
+                self._device,
+                most_pages=-(-self._context_tokens // self._cache.page_tokens),
+                most_keys=self._context_tokens,
+            )
 
     @torch.inference_mode()
     def run(self, rows: list[StepRow]) -> torch.Tensor:

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import torch
 
-from learnback_server.engine.adapter import Adapter
+from learnback_server.engine.bank import Member
 from learnback_server.engine.batch import StepRow
 from learnback_server.engine.messages import CheckpointGoneError
 
@@ -39,7 +39,7 @@ class Lane:
     name: str
     """Its own: no other lane of any checkpoint has it."""
     runner: Runner
-    adapter: Adapter | None = None
+    member: Member | None = None
     """What the runner is to compute by, if it is the bank's."""
 
 
