@@ -17,8 +17,12 @@ from learnback_store.digests import model_digest
 from learnback_store.embedded import EmbeddedRedis
 from tests.server.running import RunningServer
 from tests.server.test_hot_swap import PROMPT, publish_adapter
+from tests.server.weights_trace import WeightsTrace
 
 STREAMS = 8
+SHORT, LONG = 12, 300
+"""Tokens of an answer that is compared, and of one that outlives several swaps."""
+
 PATIENCE_S = 60.0
 
 
@@ -60,31 +64,39 @@ def _wait_until(true: Callable[[], bool]) -> None:
 
 
 def test_streams_go_on_through_promotions_and_a_rollback(
-    client: Client, checkpoints: CheckpointStore, tiny_folder: Path
+    client: Client,
+    checkpoints: CheckpointStore,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     digest = model_digest(tiny_folder)
-    expected = {"base": _tokens(client.generate(token_ids=PROMPT, temperature=0, max_tokens=12))}
+    expected = {"base": _tokens(client.generate(token_ids=PROMPT, temperature=0, max_tokens=SHORT))}
+    trace = WeightsTrace(tiny_folder, monkeypatch)
     names = []
     for seed in (1, 2):
         name, tokens = publish_adapter(checkpoints, tiny_folder, seed, digest)
         names.append(name)
         expected[name] = tuple(tokens)
+        trace.know(name, checkpoints.fetch(name))
     assert len(set(expected.values())) == len(expected)
     done = threading.Event()
 
-    answers: list[tuple[str, tuple[int, ...]]] = []
+    answers: list[Reply] = []
 
-    def stream() -> None:
+    def stream(tokens: int, *, to_the_end: bool) -> None:
         while not done.is_set():
-            reply = client.stream(token_ids=PROMPT, temperature=0, max_tokens=12).result()
-            answers.append((reply.checkpoint, _tokens(reply)))
+            reply = client.stream(
+                token_ids=PROMPT, temperature=0, max_tokens=tokens, ignore_eos=to_the_end
+            ).result()
+            answers.append(reply)
 
     def wait_for_answers_by(name: str) -> None:
         since = len(answers)
-        _wait_until(lambda: any(by == name for by, _ in answers[since:]))
+        _wait_until(lambda: any(one.checkpoint == name for one in answers[since:]))
 
     with ThreadPoolExecutor(STREAMS) as pool:
-        streams = [pool.submit(stream) for _ in range(STREAMS)]
+        streams = [pool.submit(stream, SHORT, to_the_end=False) for _ in range(STREAMS // 2)]
+        streams += [pool.submit(stream, LONG, to_the_end=True) for _ in range(STREAMS // 2)]
         try:
             for name in names:
                 client.promote_checkpoint(name)
@@ -96,9 +108,12 @@ def test_streams_go_on_through_promotions_and_a_rollback(
     assert move.checkpoint.name == names[0]
     for one in streams:
         one.result()  # raises if a call failed
-    assert {name for name, _ in answers} == set(expected)
-    for name, tokens in answers:
-        assert tokens == expected[name]
+    assert {one.checkpoint for one in answers} == set(expected)
+    for one in answers:
+        greedy = expected[one.checkpoint]
+        assert _tokens(one)[: len(greedy)] == greedy
+        assert trace.by[one.generation_id] == {one.checkpoint}
+        assert trace.tokens[one.generation_id] == len(_tokens(one))
 
 
 def test_a_server_that_starts_serves_the_live_checkpoint_from_its_first_answer(
