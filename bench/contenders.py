@@ -6,19 +6,14 @@ Every contender lives in processes of its own, started once and idle while other
 from __future__ import annotations
 
 import multiprocessing
-import re
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, Protocol
 
 from bench import load, peers
 from bench.figures import Figures, Trace, figures
+from bench.server import Server
 from bench.workload import Workload
-
-START_SECONDS = 120.0
-"""Longest that a server may take to load a model, in seconds."""
 
 
 class Contender(Protocol):
@@ -35,7 +30,7 @@ class Contender(Protocol):
         ...
 
 
-def _worker() -> ProcessPoolExecutor:
+def worker() -> ProcessPoolExecutor:
     """A process that is started afresh, not forked, and lives on between calls."""
     return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
@@ -47,35 +42,17 @@ class Learnback:
 
     def __init__(self, model: str, threads: int) -> None:
         """Starts the server and waits until it serves."""
-        self._server = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "learnback_server", "--model", model),
-                *("--listen", "127.0.0.1:0", "--threads", str(threads)),
-            ],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._address = f"127.0.0.1:{self._port()}"
-        self._client = _worker()
-
-    def _port(self) -> int:
-        lines = []
-        for line in self._server.stderr or ():
-            lines.append(line)
-            found = re.search(r"on port (\d+)", line)
-            if found:
-                return int(found[1])
-        raise RuntimeError("the server did not start:\n" + "".join(lines))
+        self._server = Server(model, threads)
+        self._client = worker()
 
     def measure(self, workload: Workload) -> Figures:
         """See `Contender.measure`."""
-        return figures(self._client.submit(load.run, self._address, workload).result())
+        return figures(self._client.submit(load.run, self._server.address, workload).result())
 
     def close(self) -> None:
         """See `Contender.close`."""
         self._client.shutdown()
-        self._server.terminate()
-        self._server.wait(START_SECONDS)
+        self._server.close()
 
 
 class Transformers:
@@ -85,7 +62,7 @@ class Transformers:
         """Loads the model in a process of its own; `run` is called there."""
         self.name = name
         self._run = run
-        self._worker = _worker()
+        self._worker = worker()
         self._worker.submit(_load, *load_).result()
 
     def measure(self, workload: Workload) -> Figures:

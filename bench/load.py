@@ -7,6 +7,7 @@ that what is measured is the server.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Iterator
 
@@ -14,21 +15,30 @@ import grpc.aio
 import uvloop
 
 from bench.figures import Trace
-from bench.workload import Task, Workload
+from bench.workload import Lengths, Task, Workload, draw_tasks
 from learnback.v1 import inference_pb2, inference_pb2_grpc
 
 
 def run(address: str, workload: Workload) -> list[Trace]:
     """Works off a workload against a server, and returns what came when."""
-    return uvloop.run(_run(address, workload))
+    return uvloop.run(_run(address, iter(workload.tasks), workload.streams))
 
 
-async def _run(address: str, workload: Workload) -> list[Trace]:
+def run_for(
+    address: str, streams: int, lengths: Lengths, vocab_size: int, seconds: float
+) -> list[Trace]:
+    """Sends one request after the other on each stream; nothing new when the time is over."""
+    end = time.perf_counter() + seconds
+    tasks = draw_tasks(lengths, vocab_size, seed=0)
+    in_time = itertools.takewhile(lambda _: time.perf_counter() < end, tasks)
+    return uvloop.run(_run(address, in_time, streams))
+
+
+async def _run(address: str, tasks: Iterator[Task], streams: int) -> list[Trace]:
     async with grpc.aio.insecure_channel(address) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
-        tasks = iter(workload.tasks)
         traces: list[Trace] = []
-        await asyncio.gather(*(_caller(stub, tasks, traces) for _ in range(workload.streams)))
+        await asyncio.gather(*(_caller(stub, tasks, traces) for _ in range(streams)))
         return traces
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -38,13 +40,14 @@ class Lengths:
 def make_workload(
     streams: int, requests: int, lengths: Lengths, vocab_size: int, seed: int
 ) -> Workload:
+    """Draws a workload of so many requests."""
+    tasks = draw_tasks(lengths, vocab_size, seed)
+    return Workload(streams, tuple(itertools.islice(tasks, requests)))
+
+
+def draw_tasks(lengths: Lengths, vocab_size: int, seed: int) -> Iterator[Task]:
     """Draws random prompts: no two begin alike, so that a prefix cache helps nobody."""
     source = random.Random(seed)
-    tasks = tuple(
-        Task(
-            tuple(source.randrange(vocab_size) for _ in range(source.randint(*lengths.prompt))),
-            source.randint(*lengths.answer),
-        )
-        for _ in range(requests)
-    )
-    return Workload(streams, tasks)
+    while True:
+        prompt = tuple(source.randrange(vocab_size) for _ in range(source.randint(*lengths.prompt)))
+        yield Task(prompt, source.randint(*lengths.answer))
