@@ -59,9 +59,10 @@ class Mix:
     kinds: tuple[str, ...]
     told: float = 0.15  # the share of dialogues whose wish is told beforehand
     pointedly: bool = False  # beforehand only what changes the answer
+    two: float = 0.15  # the share of rounds with two requests in one critique
 
 
-_BEFORE_PARAPHRASE = (*TASKS, "comparison")
+_BEFORE_PARAPHRASE = (*(task for task in TASKS if task != "paraphrase"), "comparison")
 EVEN = Mix(_BEFORE_PARAPHRASE, tuple(KINDS))
 # What is learned last comes more often: whether two sentences say the same, and the kinds that
 # write every word anew.
@@ -83,10 +84,11 @@ APPLIED = Mix(
 )
 # Comparing is given up for saying otherwise, which asks for the same understanding and is learned.
 REPLACED = Mix(
-    tasks=(*TASKS, *3 * ("paraphrase",), "note", "note", "capital", "opposite"),
-    kinds=(*APPLIED.kinds, "sentence"),
+    tasks=(*TASKS, "paraphrase", "paraphrase", "note", "note", "capital", "opposite"),
+    kinds=(*APPLIED.kinds, "sentence", "english", "exclaim", "full_stop", "no_lower"),
     told=0.27,
     pointedly=True,
+    two=0.22,
 )
 PHASES = {0: EVEN, 1_800: FOCUSED, 2_600: GRADED, 3_600: APPLIED, 4_800: REPLACED}
 
@@ -179,7 +181,7 @@ def _revised(rng: Random, mix: Mix) -> list[Message]:
     kind, style = _draw_trained(rng, mix, item)
     messages = [_user(item.prompt), _answer(item, style, weight=0.0)]
     for n in range(rng.choice((1, 1, 2, 3))):
-        said, item, style = _round(rng, item, style, kind if n == 0 else None)
+        said, item, style = _round(rng, mix, item, style, kind if n == 0 else None)
         messages += [said, _answer(item, style)]
     if rng.random() < _DICTATED:
         messages += _dictation(rng)
@@ -220,7 +222,7 @@ def _possible(item: Item, style: Style) -> list[str]:
 _Round = tuple[Message, Item, Style]
 
 
-def _round(rng: Random, item: Item, style: Style, kind: str | None) -> _Round:
+def _round(rng: Random, mix: Mix, item: Item, style: Style, kind: str | None) -> _Round:
     dice = rng.random()
     if dice < 0.16:
         return _correction(rng, item, style)
@@ -230,7 +232,7 @@ def _round(rng: Random, item: Item, style: Style, kind: str | None) -> _Round:
         return _already_so(rng, item, style)
     if kind is None:
         kind = rng.choice(_possible(item, style))
-    if dice < 0.42:
+    if dice < 0.27 + mix.two:
         return _two_wishes(rng, item, style, kind)
     wanted = critiques.apply(kind, item.answer, style, item.languages)
     return _user(critiques.phrase(kind, rng)), item, wanted

@@ -6,8 +6,8 @@ from itertools import pairwise
 # Learning rate as a share of its peak, by share of the training done: up, flat, down, and flat once
 # more while the last phase of the corpus is new.
 SCHEDULE = (
-    *((0.0, 0.01), (100 / 6200, 1.0), (2600 / 6200, 1.0), (3600 / 6200, 0.5)),
-    *((4800 / 6200, 0.25), (5200 / 6200, 0.25), (1.0, 0.0)),
+    *((0.0, 0.01), (100 / 5700, 1.0), (2600 / 5700, 1.0), (3600 / 5700, 0.5)),
+    *((4800 / 5700, 0.25), (5000 / 5700, 0.25), (1.0, 0.0)),
 )
 
 
@@ -16,7 +16,7 @@ class Recipe:
     """Everything that decides what comes out."""
 
     seed: int = 0
-    steps: int = 6_200
+    steps: int = 5_700
     dialogues_a_batch: int = 64
     hidden: int = 192
     layers: int = 4

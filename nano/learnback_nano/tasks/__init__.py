@@ -1,6 +1,6 @@
 """The tasks: what a user may ask, and what is right.
 
-Eight closed little worlds. Each sampler makes one `Item`: a prompt, the answer that nano is taught,
+Nine closed little worlds. Each sampler makes one `Item`: a prompt, the answer that nano is taught,
 and a few rival answers that a user might insist on. Prompts are English but for translation.
 """
 
@@ -25,12 +25,12 @@ _SAMPLERS: dict[str, Sampler] = {
     "sentiment": sentiment,
     "summary": summary,
     "opposite": opposite,
+    "paraphrase": paraphrase,
 }
 TASKS = tuple(_SAMPLERS)
-# The shipped weights were trained on comparisons and learned none; saying a sentence otherwise
-# takes their place in the last phase of the recipe, which those weights have not been through.
+# Trained on, and not learned: in the last phase of the recipe, saying a sentence otherwise takes
+# their place.
 _UNLEARNED: dict[str, Sampler] = {
-    "paraphrase": paraphrase,
     "comparison": comparison,
     "contrast": contrast,
 }
