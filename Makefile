@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo up test check bench format protos dashboards clean
+.PHONY: help setup demo up test test-image check image bench format protos dashboards clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,11 +28,17 @@ demo: setup ## Watch the embedded model learn from eight critiques (about two mi
 up: setup ## Serve and teach the embedded model on 127.0.0.1:50051 until Ctrl-C
 	@$(BIN)/learnback up --state .state
 
-test: setup ## Run the tests
-	@$(BIN)/python -m pytest -q
+test: setup ## Run the tests, but for those that take minutes
+	@$(BIN)/python -m pytest -q -m 'not slow'
+
+test-image: setup ## Build the images with buildah, and run them (needs buildah and bubblewrap)
+	@$(BIN)/python -m pytest -q -m slow tests/image
 
 check: setup ## Check format, lint, types, floors and the contract
 	@PATH="$(abspath $(BIN)):$$PATH" scripts/check
+
+image: ## Build the images with docker, podman or buildah (scripts/image tells what can be set)
+	@scripts/image
 
 bench: setup ## Measure serving against transformers (takes some minutes)
 	@$(BIN)/python -m bench.serve

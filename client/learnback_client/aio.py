@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from learnback_client import checkpoint_calls, feedback_calls, generation_calls, learning_calls
 from learnback_client.aio_streams import AsyncReplyStream, AsyncStream
 from learnback_client.call import Call, Page, next_page
-from learnback_client.channel import channel_options
+from learnback_client.channel import channel_options, probe_options
 from learnback_client.checkpoints import Checkpoint, Move
 from learnback_client.connection import Connection
 from learnback_client.errors import from_call
@@ -67,6 +67,7 @@ class AsyncClient(Connection):
     async def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
         await self._channel.close()
+        await self._probing.close()
 
     async def generate(
         self, prompt: str | None = None, **options: Unpack[GenerationOptions]
@@ -187,17 +188,23 @@ class AsyncClient(Connection):
 
     async def health(self, service: str = "", **options: Unpack[CallOptions]) -> Health:
         """Asks a service, or (empty) the whole server, whether it serves."""
-        return await self._send(check_health(service, options))
+        return await self._send(check_health(service, options), self._probing)
 
     @cached_property
     def _channel(self) -> grpc.aio.Channel:
-        options = channel_options()
+        return self._new_channel(channel_options())
+
+    @cached_property
+    def _probing(self) -> grpc.aio.Channel:
+        return self._new_channel(probe_options())
+
+    def _new_channel(self, options: list[tuple[str, str | int]]) -> grpc.aio.Channel:
         if self._credentials is None:
             return grpc.aio.insecure_channel(self.target, options)
         return grpc.aio.secure_channel(self.target, self._credentials, options)
 
-    async def _send(self, call: Call[ResponseT, T]) -> T:
-        method = self._channel.unary_unary(
+    async def _send(self, call: Call[ResponseT, T], channel: grpc.aio.Channel | None = None) -> T:
+        method = (channel or self._channel).unary_unary(
             call.path, type(call.request).SerializeToString, call.response.FromString
         )
         try:

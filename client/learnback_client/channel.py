@@ -4,8 +4,10 @@ Retries are gRPC's own, through the service config, and only on UNAVAILABLE: the
 server, or one that goes away. That is safe for every method, because those that change anything
 carry a request id by which the server counts a repeat once. RESOURCE_EXHAUSTED is not retried: a
 full queue is not emptied by asking again, and a spent quota or a message that is too large stays
-so. A stream is retried only until its first message. gRPC waits by backoff, or as long as a
-server says in its `grpc-retry-pushback-ms`; RetryInfo is for the caller (`error.retry_after`).
+so. A stream is retried only until its first message. gRPC waits by backoff, or as long as a server
+says in its `grpc-retry-pushback-ms`; RetryInfo is for the caller (`error.retry_after`).
+
+Servers are watched by the standard health service: one that says NOT_SERVING gets no new calls.
 """
 
 from __future__ import annotations
@@ -45,6 +47,9 @@ _RETRY_POLICY = {
 }
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
+    # A server that drains is left out at once, while its calls end. Else a third of all calls would
+    # be retried while one of three servers drains, which is more than the throttle allows.
+    "healthCheckConfig": {"serviceName": ""},
     "methodConfig": [{"name": [{}], "retryPolicy": _RETRY_POLICY}],
     # Stops retrying while more than about a tenth of the calls fail, so that retries can't add
     # themselves to an outage.
@@ -69,6 +74,10 @@ class Endpoint:
     """Encrypt, trusting the system's authorities."""
     ca_file: str | Path | None = None
     """Encrypt, trusting the authorities in this PEM file instead."""
+    tls_cert: str | Path | None = None
+    """Encrypt, and show this certificate (PEM), with those between it and its authority."""
+    tls_key: str | Path | None = None
+    """Key of the certificate (PEM, not encrypted)."""
     plaintext_token: bool = False
     """Allow sending the token unencrypted to another machine, for networks that encrypt by
     themselves."""
@@ -77,9 +86,11 @@ class Endpoint:
         """Refuses what can't be used.
 
         Raises:
-            InvalidRequest: The address or the token is malformed, or the token would travel
-                readable.
+            InvalidRequest: The address or the token is malformed, the token would travel
+                readable, or a certificate has no key.
         """
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise invalid("tls_cert", "needs tls_key beside it, and the other way round")
         target = self._address()
         if not (_HOST_PORT.fullmatch(target) or _RESOLVER.fullmatch(target)):
             raise invalid("address", f"must be HOST:PORT, not {target!r}")
@@ -97,7 +108,7 @@ class Endpoint:
     @property
     def encrypted(self) -> bool:
         """Whether the connection is encrypted."""
-        return self.tls or self.ca_file is not None
+        return self.tls or self.ca_file is not None or self.tls_cert is not None
 
     @property
     def target(self) -> str:
@@ -113,16 +124,15 @@ class Endpoint:
         """Returns the credentials of the channel; None for plaintext.
 
         Raises:
-            InvalidRequest: `ca_file` can't be read.
+            InvalidRequest: One of the files can't be read.
         """
         if not self.encrypted:
             return None
-        if self.ca_file is None:
-            return grpc.ssl_channel_credentials()
-        try:
-            return grpc.ssl_channel_credentials(Path(self.ca_file).read_bytes())
-        except OSError as error:
-            raise invalid("ca_file", f"can't be read: {error}") from error
+        return grpc.ssl_channel_credentials(
+            root_certificates=_read("ca_file", self.ca_file),
+            private_key=_read("tls_key", self.tls_key),
+            certificate_chain=_read("tls_cert", self.tls_cert),
+        )
 
     def _address(self) -> str:
         return self.address or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
@@ -130,6 +140,20 @@ class Endpoint:
     def _is_local(self) -> bool:
         address = self._address().removeprefix("dns:///")
         return bool(_LOOPBACK.fullmatch(address)) or address.startswith("unix")
+
+
+def _read(field_name: str, file: str | Path | None) -> bytes | None:
+    if file is None:
+        return None
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise invalid(field_name, f"can't be read: {error}") from error
+
+
+def probe_options() -> list[tuple[str, str | int]]:
+    """Returns the options of a channel that also reaches a server that says it does not serve."""
+    return [*channel_options(), ("grpc.inhibit_health_checking", 1)]
 
 
 def channel_options() -> list[tuple[str, str | int]]:

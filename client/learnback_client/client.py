@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from learnback_client import checkpoint_calls, feedback_calls, generation_calls, learning_calls
 from learnback_client.call import Call, Page, next_page
-from learnback_client.channel import channel_options
+from learnback_client.channel import channel_options, probe_options
 from learnback_client.checkpoints import Checkpoint, Move
 from learnback_client.connection import Connection
 from learnback_client.errors import from_call
@@ -66,6 +66,7 @@ class Client(Connection):
     def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
         self._channel.close()
+        self._probing.close()
 
     def generate(self, prompt: str | None = None, **options: Unpack[GenerationOptions]) -> Reply:
         """Generates an answer and returns it whole.
@@ -180,17 +181,23 @@ class Client(Connection):
 
     def health(self, service: str = "", **options: Unpack[CallOptions]) -> Health:
         """Asks a service, or (empty) the whole server, whether it serves."""
-        return self._send(check_health(service, options))
+        return self._send(check_health(service, options), self._probing)
 
     @cached_property
     def _channel(self) -> grpc.Channel:
-        options = channel_options()
+        return self._new_channel(channel_options())
+
+    @cached_property
+    def _probing(self) -> grpc.Channel:
+        return self._new_channel(probe_options())
+
+    def _new_channel(self, options: list[tuple[str, str | int]]) -> grpc.Channel:
         if self._credentials is None:
             return grpc.insecure_channel(self.target, options)
         return grpc.secure_channel(self.target, self._credentials, options)
 
-    def _send(self, call: Call[ResponseT, T]) -> T:
-        method = self._channel.unary_unary(
+    def _send(self, call: Call[ResponseT, T], channel: grpc.Channel | None = None) -> T:
+        method = (channel or self._channel).unary_unary(
             call.path, type(call.request).SerializeToString, call.response.FromString
         )
         try:

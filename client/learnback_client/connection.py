@@ -18,6 +18,8 @@ class Connection:
         token: Bearer token.
         tls: Encrypt, trusting the system's authorities.
         ca_file: Encrypt, trusting the authorities in this PEM file instead.
+        tls_cert: Encrypt, and show this certificate (PEM); for servers that ask for one.
+        tls_key: Key of the certificate (PEM, not encrypted).
         plaintext_token: Allow sending the token unencrypted to another machine.
         timeout: Seconds after which a call fails that does not say; math.inf for none. Watching
             has a default of its own, an hour.
@@ -33,10 +35,12 @@ class Connection:
         token: str | None = None,
         tls: bool = False,
         ca_file: str | Path | None = None,
+        tls_cert: str | Path | None = None,
+        tls_key: str | Path | None = None,
         plaintext_token: bool = False,
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> None:
-        self._endpoint = Endpoint(address, token, tls, ca_file, plaintext_token)
+        self._endpoint = Endpoint(address, token, tls, ca_file, tls_cert, tls_key, plaintext_token)
         self._metadata = self._endpoint.metadata()
         self._credentials = self._endpoint.credentials()
         self._timeout = timeout

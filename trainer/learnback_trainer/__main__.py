@@ -23,6 +23,8 @@ from learnback_trainer.config import ConfigError, TrainerConfig, read_command_li
 from learnback_trainer.errors import TrainerError
 
 if TYPE_CHECKING:
+    from learnback_store.connection import Client
+    from learnback_trainer.health import Pulse
     from learnback_trainer.metrics import TrainerMetrics
     from learnback_trainer.school import Curriculum
 
@@ -54,6 +56,7 @@ def _train(config: TrainerConfig) -> int:
     from learnback_store.connection import connect
     from learnback_store.errors import ArchiveError
     from learnback_store.keys import Keys
+    from learnback_trainer.health import Pulse
     from learnback_trainer.loop import Trainer
     from learnback_trainer.metrics import TrainerMetrics
     from learnback_trainer.pupil import LoraShape, load_base
@@ -63,11 +66,13 @@ def _train(config: TrainerConfig) -> int:
         torch.set_num_threads(config.trainer_threads)
     try:
         base = load_base(config.model, device=config.device, dtype=config.dtype)
+        pulse = Pulse(config.health_patience)
         with (
             connect(config.redis_url) as redis,
             Archive(config.archive_file) as archive,
             _served(metrics, config.metrics_listen),
             contextlib.closing(open_tracer("learnback-trainer", config.otlp_endpoint)) as tracer,
+            _watched(pulse, redis, config.health_listen),
         ):
             metrics.store.watch(redis, Keys(config.redis_namespace))
             trainer = Trainer(
@@ -85,6 +90,7 @@ def _train(config: TrainerConfig) -> int:
                 canary_file=config.canary_file,
                 metrics=metrics,
                 tracer=tracer,
+                pulse=pulse.beat,
             )
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: trainer.stop())
@@ -123,6 +129,19 @@ def _served(metrics: TrainerMetrics, listen: str) -> Iterator[None]:
         yield
     finally:
         exposition.close()
+
+
+@contextlib.contextmanager
+def _watched(pulse: Pulse, redis: Client, listen: str) -> Iterator[None]:
+    """Serves health for as long as the `with` lasts, if an address is configured."""
+    if not listen:
+        yield
+        return
+    from learnback_trainer.health import TrainerHealth, served
+
+    with served(TrainerHealth(pulse, redis), listen) as port:
+        _log.info("serving health on port %d", port)
+        yield
 
 
 def _curriculum(config: TrainerConfig) -> Curriculum:

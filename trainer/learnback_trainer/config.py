@@ -33,6 +33,7 @@ from pydantic_settings import (
 ENV_PREFIX = "LEARNBACK_"
 # May hold a password; never printed.
 _SECRET = frozenset({"redis_url"})
+_HOST_PORT_OR_NONE = r"^(([^:\s]+|\[[0-9a-fA-F:.]+\]):\d{1,5})?$"
 _FILE_VARIABLE = f"{ENV_PREFIX}TRAINER_CONFIG"
 
 
@@ -128,9 +129,22 @@ class TrainerConfig(BaseSettings):
     keep_rejected: int = Field(5, ge=0, description="Rejected candidates kept for inspection.")
     metrics_listen: str = Field(
         "",
-        pattern=r"^(([^:\s]+|\[[0-9a-fA-F:.]+\]):\d{1,5})?$",
+        pattern=_HOST_PORT_OR_NONE,
         description="Address to serve metrics on over HTTP, HOST:PORT, such as 127.0.0.1:9464. "
         "Port 0 takes a free one, which is logged. Empty: none are served.",
+    )
+    health_listen: str = Field(
+        "",
+        pattern=_HOST_PORT_OR_NONE,
+        description="Address to serve the standard gRPC health service on, HOST:PORT, for probes. "
+        "Port 0 takes a free one, which is logged. Empty: none is served.",
+    )
+    health_patience: float = Field(
+        900.0,
+        gt=0,
+        le=86400,
+        description="Seconds without progress of the loop after which it counts as dead; more than "
+        "the longest pass of a round without a step, such as answering all its questions.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe messages to log: debug, info, warning or error."

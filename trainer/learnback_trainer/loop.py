@@ -81,6 +81,7 @@ class Trainer:
         on_step: Told the name of each step of `STEPS` when it is done.
         metrics: Told what rounds come to, and of each step too.
         tracer: Makes the spans of rounds.
+        pulse: Beats with every pass of the loop, and every step and repetition of a round.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Trainer:
         on_step: Callable[[str], None] = lambda _: None,
         metrics: TrainerMetrics | None = None,
         tracer: Tracer | None = None,
+        pulse: Callable[[], None] = lambda: None,
     ) -> None:
         self._base = base
         self._redis, self._keys = redis, keys
@@ -115,6 +117,7 @@ class Trainer:
         self._metrics = metrics or TrainerMetrics()
         self._metrics.allow(curriculum.budget.costs)
         self._trace = RoundTrace(tracer or Tracer())
+        self._pulse = pulse
         self._stopped = threading.Event()
         self._eraser = Eraser(
             redis, keys, archive, checkpoints, self._teach_again, round_size, on_step
@@ -129,6 +132,7 @@ class Trainer:
         _log.info("waiting for feedback; live is %s", self._checkpoints.aliases().live)
         self._board.wake()
         while not self._stopped.is_set():
+            self._pulse()
             try:
                 self.recover()
                 self.tidy()
@@ -189,6 +193,7 @@ class Trainer:
         self._stopped.set()
 
     def _reached(self, step: str) -> None:
+        self._pulse()
         self._board.reached(step)
         self._metrics.reached(step)
         self._trace.reached(step)
@@ -334,6 +339,7 @@ class Trainer:
             nonlocal last
             if self._stopped.is_set():
                 raise RoundStoppedError
+            self._pulse()
             self._board.step(progress)
             if time.monotonic() - last > _SIGN_SECONDS or progress.step == progress.steps:
                 last = time.monotonic()

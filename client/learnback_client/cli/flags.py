@@ -75,6 +75,13 @@ def connection(
         Path | None,
         typer.Option(help="Encrypt, trusting the authorities in this PEM file.", metavar="FILE"),
     ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(help="Encrypt, and show this certificate (PEM).", metavar="FILE"),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="Key of the certificate (PEM).", metavar="FILE")
+    ] = None,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds that a call may take. [default: 120]")
     ] = None,
@@ -92,6 +99,8 @@ def connection(
         "token_file": token_file,
         "tls": tls,
         "ca_file": ca_file,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
         "timeout": timeout,
     }
     return load_settings(flags, config)

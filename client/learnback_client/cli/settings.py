@@ -4,7 +4,9 @@ A value is taken from the first place that has one: the flag (`--timeout 30`), t
 (`LEARNBACK_TIMEOUT=30`), the TOML file (`timeout = 30`), the default. The file is the one of
 `--config` or `LEARNBACK_CLIENT_CONFIG`, else `~/.config/learnback/client.toml` if it is there.
 Unknown keys of the file are refused; unknown variables are not, because the server shares the
-prefix. Sampling is not configured here: how an answer is made stands on the command line.
+prefix. LEARNBACK_TLS_CERT and LEARNBACK_TLS_KEY are read by both: beside a server the command shows
+the server's own certificate, as its probe must under mutual TLS. Sampling is not configured here:
+how an answer is made stands on the command line.
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ class ClientSettings(BaseSettings):
     token_file: Path | None = Field(None, description="File that holds the bearer token.")
     tls: bool = Field(False, description="Encrypt, trusting the system's authorities.")
     ca_file: Path | None = Field(None, description="Encrypt, trusting these authorities (PEM).")
+    tls_cert: Path | None = Field(None, description="Certificate to show (PEM); encrypts.")
+    tls_key: Path | None = Field(None, description="Key of the certificate (PEM).")
     plaintext_token: bool = Field(
         False, description="Allow sending the token unencrypted to another machine."
     )
@@ -73,6 +77,8 @@ class ClientSettings(BaseSettings):
             token=self._token(),
             tls=self.tls,
             ca_file=self.ca_file,
+            tls_cert=self.tls_cert,
+            tls_key=self.tls_key,
             plaintext_token=self.plaintext_token,
             timeout=self.timeout,
         )
