@@ -74,7 +74,7 @@ class Lesson:
 
     objective: Objective
     refinement: str
-    """The answer that was taught."""
+    """The answer that was taught; of a rating below 0 the rated one, which is to be avoided."""
     weight: float
     """Its weight in the round, 0 to 1."""
     loss_before: float | None
@@ -84,6 +84,9 @@ class Lesson:
     answer_before: str
     """The answer to the same input, without the critique, before the round."""
     answer_after: str
+    margin_before: float | None
+    """Nats by which the preferred answer is likelier than the other one, before the round."""
+    margin_after: float | None
     """The same after it."""
 
 
@@ -197,6 +200,8 @@ def _read_lesson(lesson: feedback_pb2.Lesson) -> Lesson:
         loss_after=lesson.loss_after if lesson.HasField("loss_after") else None,
         answer_before=lesson.answer_before,
         answer_after=lesson.answer_after,
+        margin_before=lesson.margin_before if lesson.HasField("margin_before") else None,
+        margin_after=lesson.margin_after if lesson.HasField("margin_after") else None,
     )
 
 

@@ -247,6 +247,8 @@ def _lesson_to_proto(lesson: Lesson) -> feedback_pb2.Lesson:
         loss_after=lesson.loss_after,
         answer_before=lesson.answer_before,
         answer_after=lesson.answer_after,
+        margin_before=lesson.margin_before,
+        margin_after=lesson.margin_after,
     )
 
 

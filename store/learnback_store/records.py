@@ -270,7 +270,7 @@ class Lesson(Strict):
 
     objective: Objective
     refinement: str
-    """The answer that was taught."""
+    """The answer that was taught; of a rating below 0 the rated one, which is to be avoided."""
     weight: float = 1.0
     """In the round, 0 to 1."""
     loss_before: float | None = None
@@ -280,9 +280,13 @@ class Lesson(Strict):
     answer_before: str = ""
     """To the same input, without the critique, before the round."""
     answer_after: str = ""
+    margin_before: float | None = None
+    """Nats by which the preferred answer is likelier than the other one, before the round."""
+    margin_after: float | None = None
 
     def __post_init__(self) -> None:
-        require_finite("a lesson", [self.weight, self.loss_before, self.loss_after])
+        figures = [self.loss_before, self.loss_after, self.margin_before, self.margin_after]
+        require_finite("a lesson", [self.weight, *figures])
 
 
 @dataclass(frozen=True, slots=True)

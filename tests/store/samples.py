@@ -155,6 +155,8 @@ _lessons = st.builds(
     loss_after=st.none() | _figures,
     answer_before=_text_values,
     answer_after=_text_values,
+    margin_before=st.none() | _figures,
+    margin_after=st.none() | _figures,
 )
 _transitions = st.builds(Transition, st.sampled_from(FeedbackState), _times, _text_values)
 accounts = st.builds(

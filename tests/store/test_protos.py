@@ -72,6 +72,7 @@ def test_feedback_is_told_whole(record: FeedbackRecord, account: Account) -> Non
     assert told.update_time.ToMilliseconds() == account.update_ms
     for ours, theirs in zip(account.lessons, told.lessons, strict=True):
         assert theirs.HasField("loss_before") == (ours.loss_before is not None)
+        assert theirs.HasField("margin_after") == (ours.margin_after is not None)
         assert (theirs.weight, theirs.refinement) == (ours.weight, ours.refinement)
 
 

@@ -217,7 +217,8 @@ def _sorted_out(
 
     The criticised ones themselves are in neither.
     """
-    criticised = {one.prompt: one for one in exercises}
+    # Of several about one prompt, what was said in words.
+    criticised = {one.prompt: one for one in sorted(exercises, key=lambda one: bool(one.dialogue))}
     room = pupil.reader.context_tokens
     others = [one for one in questions if one.prompt not in criticised and len(one.prompt) < room]
     table = likeness(pupil, [*criticised, *(one.prompt for one in others)])

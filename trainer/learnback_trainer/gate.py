@@ -1,7 +1,8 @@
 """The gate: whether what was taught may be published, with the figures that say so.
 
-    adoption     the criticised prompts are asked again without the critique: does the frozen
-                 teacher, who knows the critique, find nothing left to change?
+    adoption     the prompts of the feedback are asked again: do the answers show that it was
+                 learned (`proofs.py`)? Good ratings count only where there is nothing else, for
+                 they are obeyed by a model that has learned nothing
     held out     questions like the criticised ones, never taught: has what the teacher would make
                  of their answers become likelier?
     sameness     do different questions still get different answers?
@@ -26,14 +27,11 @@ from statistics import mean
 from learnback_store.manifest import GateVerdict
 from learnback_store.records import Objective
 from learnback_trainer.anchors import Alike, Anchor, Anchors
-from learnback_trainer.lessons import Exercise, criticised_again, practice, revised
+from learnback_trainer.lessons import Exercise, practice
 from learnback_trainer.objectives import distillation
+from learnback_trainer.proofs import Proof, prove
 from learnback_trainer.pupil import Pupil
-from learnback_trainer.reader import Ids
 
-# The teacher finds an answer as good as its own revision if it is so little less likely to it, in
-# nats a token. One wrong token among ten costs about 1.
-_AS_GOOD_NATS = 0.3
 # Distinct answers before, under which sameness is not judged: "positive" and "negative" are two.
 _LEAST_DISTINCT = 3
 # Held-out lessons under which their share is not judged: of one or two it is chance.
@@ -66,18 +64,6 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """What teaching did about one piece of feedback."""
-
-    loss_before: float
-    """Of the answer to learn, without the critique, in nats a token."""
-    loss_after: float
-    answer_before: str
-    answer_after: str
-    adopted: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Judgement:
     """The decision about a candidate, and the proof of each exercise by feedback id."""
 
@@ -102,7 +88,9 @@ def judge(
         max_tokens: Longest answer.
     """
     proofs = prove(pupil, exercises, max_tokens)
-    figures = {"adoption": mean(proof.adopted for proof in proofs.values())}
+    telling = [one for one in exercises if one.objective is not Objective.KTO or not one.good]
+    asked = [proofs[one.feedback_id] for one in telling or exercises]
+    figures = {"adoption": mean(proof.adopted for proof in asked)}
     figures |= _held_out_figures(pupil, anchors.alike, max_tokens)
     figures |= _anchor_figures(pupil, anchors.questions, max_tokens)
     if anchors.dialogues:
@@ -126,62 +114,13 @@ def _complaints(budget: Budget) -> list[tuple[str, Callable[[Mapping[str, float]
         )
 
     return [
-        ("adoption", at_least("adoption", budget.adoption, "too few critiques are obeyed")),
+        ("adoption", at_least("adoption", budget.adoption, "too little feedback is obeyed")),
         ("held_out", at_least("held_out", budget.held_out, "too few held-out lessons improved")),
         ("sameness", at_least("sameness", budget.sameness, "unlike questions are answered alike")),
         ("anchor_nats", at_most("anchor_nats", budget.anchor_nats, "other answers have moved")),
         ("changed", at_most("changed", budget.changed, "other answers have changed")),
         ("revision", at_least("revision", budget.revision, "revising has suffered")),
     ]
-
-
-# Adoption
-
-
-def prove(pupil: Pupil, exercises: Sequence[Exercise], max_tokens: int) -> dict[str, Proof]:
-    """Asks the criticised prompts again, before and after, without the critique."""
-    prompts = [one.prompt for one in exercises]
-    pairs = [(one.prompt, one.target) for one in exercises]
-    with pupil.as_live():
-        answers_before, losses_before = pupil.answer(prompts, max_tokens), pupil.losses(pairs)
-    answers, losses = pupil.answer(prompts, max_tokens), pupil.losses(pairs)
-    adopted = _adopted(pupil, exercises, answers, max_tokens)
-    return {
-        one.feedback_id: Proof(
-            losses_before[index],
-            losses[index],
-            pupil.reader.text(answers_before[index]),
-            pupil.reader.text(answers[index]),
-            adopted[index],
-        )
-        for index, one in enumerate(exercises)
-    }
-
-
-def _adopted(
-    pupil: Pupil, exercises: Sequence[Exercise], answers: Sequence[Ids], max_tokens: int
-) -> list[bool]:
-    """Whether the frozen teacher, shown each answer and the critique, would leave it as it is.
-
-    For a correction: whether the answer is the correction.
-    """
-    again = revised(criticised_again(exercises, answers, pupil.reader), pupil, max_tokens)
-    shown = [
-        (old.dialogue or old.prompt, answer or old.target)
-        for old, answer in zip(exercises, answers, strict=True)
-    ]
-    with pupil.as_live():
-        losses = pupil.losses(shown)
-        own = pupil.losses([(old.dialogue or old.prompt, old.target) for old in exercises])
-    found = []
-    for index, (old, new, answer) in enumerate(zip(exercises, again, answers, strict=True)):
-        same = answer == old.target
-        if old.objective is not Objective.SFT and answer:
-            as_good = losses[index] - own[index] <= _AS_GOOD_NATS
-            said_before = pupil.reader.text(answer) == old.record.exchange.answer
-            same = same or (not said_before and (as_good or answer == new.target))
-        found.append(same)
-    return found
 
 
 # Held-out questions

@@ -1,15 +1,18 @@
 """Feedback to exercises: what is asked, and what should be answered.
 
     critique     the dialogue [x][y][c] is put before the live model, and its revision r is the
-                 answer to learn: the model is its own teacher (`objectives/distillation.py`)
+                 answer to learn: the model is its own teacher (`objectives/distillation.py`, or
+                 `objectives/imitation.py`)
     correction   the correction itself is the answer to learn (`objectives/sft.py`)
+    preference   the preferred answer gains on the other (`objectives/dpo.py`)
+    rating       the rated answer becomes likelier, or less likely (`objectives/kto.py`)
 
 One critique alone teaches little about other questions, so it is practised: the live model answers
 questions like the criticised one, revises these answers for the same critique, and the revisions
-are learned too. Corrections are not: what is right for one question is wrong for the next.
+are learned too. The others are not: what is right for one question is wrong for the next.
 
-Ratings and preferences say how good an answer was, and not what to say instead: no objective here
-learns from them. They are archived, stay QUEUED there, and wait.
+What several people said of one answer is made into exercises each by itself here; `reconcile.py`
+tells which of them are taught.
 """
 
 from __future__ import annotations
@@ -25,14 +28,22 @@ from learnback_store.records import (
     FeedbackRecord,
     FeedbackView,
     Objective,
+    Preference,
+    Preferred,
+    Rating,
 )
 from learnback_trainer.errors import LessonError
+from learnback_trainer.mixture import Mixture
+from learnback_trainer.objectives import imitation
 from learnback_trainer.pupil import Pupil
 from learnback_trainer.reader import Ids, Reader
 
 NOTHING_TO_CHANGE = "shown the criticism, the model gives the same answer again"
 NO_REVISION = "shown the criticism, the model gives no answer that comes to an end"
 TOO_LONG = "the exchange is too long for the model"
+NEITHER = "a rating of 0 says neither good nor bad"
+BOTH_THE_SAME = "the preferred answer and the other are the same"
+SWITCHED_OFF = "the trainer is configured to give this kind of feedback no weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +55,13 @@ class Exercise:
     prompt: Ids
     """The input x, as the student sees it."""
     target: Ids
-    """The answer to learn, with its end token."""
+    """The answer to learn, with its end token; one to avoid unless it is `good`."""
     dialogue: Ids = ()
-    """The input [x][y][c], as the teacher sees it; empty for a correction."""
+    """The input [x][y][c], as the teacher sees it; empty unless it is about a critique."""
+    good: bool = True
+    """Whether the target is to become likelier."""
+    rejected: Ids = ()
+    """The answer that the target is preferred to; empty unless it is about a preference."""
     weight: float = 1.0
     """How much its loss counts in the round, 0 to 1."""
 
@@ -65,27 +80,28 @@ class Exercises:
     """Feedback that can't be taught, with the reason, by id."""
 
 
-def is_teachable(record: FeedbackRecord) -> bool:
-    """Whether there is an objective for this kind of feedback."""
-    return isinstance(record.signal, Critique | Correction)
-
-
-def make_exercises(views: Iterable[FeedbackView], pupil: Pupil, max_tokens: int) -> Exercises:
+def make_exercises(
+    views: Iterable[FeedbackView],
+    pupil: Pupil,
+    max_tokens: int,
+    mixture: Mixture = Mixture(),  # noqa: B008  # frozen
+) -> Exercises:
     """Turns feedback into exercises; the live model revises what was criticised.
 
     Args:
-        views: Feedback that `is_teachable`.
+        views: Feedback.
         pupil: The model.
         max_tokens: Longest revision, in tokens.
+        mixture: Which objectives to use.
     """
     found = Exercises()
     drafts = []
     for view in views:
         try:
-            drafts.append(_draft(view.record, pupil.reader, max_tokens))
+            drafts.append(_weighed(_draft(view.record, pupil.reader, max_tokens, mixture), mixture))
         except LessonError as error:
             found.excused[view.feedback_id] = str(error)
-    for exercise in revised(drafts, pupil, max_tokens):
+    for exercise in revised(drafts, pupil, max_tokens, mixture.refinements):
         reason = _unteachable(exercise, pupil.reader)
         if reason:
             found.excused[exercise.feedback_id] = reason
@@ -94,31 +110,102 @@ def make_exercises(views: Iterable[FeedbackView], pupil: Pupil, max_tokens: int)
     return found
 
 
-def _draft(record: FeedbackRecord, reader: Reader, max_tokens: int) -> Exercise:
+def _weighed(exercise: Exercise, mixture: Mixture) -> Exercise:
+    weight = mixture.weight(exercise.objective)
+    if not weight:
+        raise LessonError(SWITCHED_OFF)
+    return replace(exercise, weight=weight * exercise.weight)
+
+
+def _draft(record: FeedbackRecord, reader: Reader, max_tokens: int, mixture: Mixture) -> Exercise:
     """An exercise whose revision, if it needs one, is still to be made."""
     signal, exchange = record.signal, record.exchange
     prompt = reader.prompt(exchange, record.prompt_ids)
-    if isinstance(signal, Correction):
-        exercise = Exercise(record, Objective.SFT, prompt, reader.answer(signal.text))
-        longest = len(prompt) + len(exercise.target)
-    elif isinstance(signal, Critique):
+    if isinstance(signal, Critique):
         dialogue = reader.dialogue(exchange, exchange.answer, signal.text)
-        exercise = Exercise(record, Objective.DISTILLATION, prompt, (), dialogue)
-        longest = len(dialogue) + max_tokens
+        exercise = Exercise(record, mixture.critiques, prompt, (), dialogue)
+    elif isinstance(signal, Correction):
+        exercise = Exercise(record, Objective.SFT, prompt, reader.answer(signal.text))
+    elif isinstance(signal, Rating):
+        exercise = _rated(record, signal, prompt, reader)
     else:
-        raise LessonError(f"no objective learns from a {signal.kind}")
+        exercise = _preferred(record, signal, prompt, reader)
+    answer = max(len(exercise.target), len(exercise.rejected))
+    longest = len(exercise.dialogue) + max_tokens if exercise.dialogue else len(prompt) + answer
     if longest > reader.context_tokens:
         raise LessonError(TOO_LONG)
     return exercise
 
 
-def revised(drafts: Sequence[Exercise], pupil: Pupil, max_tokens: int) -> list[Exercise]:
-    """Returns exercises with the live model's answer to their dialogues as the target."""
-    criticised = [one for one in drafts if one.dialogue]
+def _rated(record: FeedbackRecord, rating: Rating, prompt: Ids, reader: Reader) -> Exercise:
+    if not rating.score:
+        raise LessonError(NEITHER)
+    target, good = _given(record, reader), rating.score > 0
+    return Exercise(
+        record, Objective.KTO, prompt, target, weight=min(1.0, abs(rating.score)), good=good
+    )
+
+
+def _preferred(
+    record: FeedbackRecord, preference: Preference, prompt: Ids, reader: Reader
+) -> Exercise:
+    given, other = _given(record, reader), reader.answer(preference.other)
+    if given == other or record.exchange.answer == preference.other:
+        raise LessonError(BOTH_THE_SAME)
+    if preference.preferred is Preferred.OTHER:
+        given, other = other, given
+    return Exercise(record, Objective.DPO, prompt, given, rejected=other)
+
+
+def _given(record: FeedbackRecord, reader: Reader) -> Ids:
+    """The tokens of the answer as the model gave them, if that is known and came to an end."""
+    known = record.answer_ids
+    whole = reader.ended(known) and reader.text(known) == record.exchange.answer
+    return known if whole else reader.answer(record.exchange.answer)
+
+
+def revised(
+    drafts: Sequence[Exercise], pupil: Pupil, max_tokens: int, refinements: int = 1
+) -> list[Exercise]:
+    """Returns exercises with the live model's answer to their dialogues as the target.
+
+    Args:
+        drafts: Exercises.
+        pupil: The model.
+        max_tokens: Longest revision, in tokens.
+        refinements: Revisions that the live model makes of each; `imitation.best` chooses.
+    """
+    criticised = list({one.dialogue: one for one in drafts if one.dialogue}.values())
+    dialogues = [one.dialogue for one in criticised]
     with pupil.as_live():
-        answers = pupil.answer([one.dialogue for one in criticised], max_tokens)
-    targets = {one.dialogue: answer for one, answer in zip(criticised, answers, strict=True)}
+        rounds = [pupil.answer(dialogues, max_tokens)]
+        rounds += [pupil.answer(dialogues, max_tokens, seed=seed) for seed in range(1, refinements)]
+        answers = rounds[0] if refinements == 1 else _best_of(criticised, rounds, pupil)
+    targets = dict(zip(dialogues, answers, strict=True))
     return [replace(one, target=targets.get(one.dialogue, one.target)) for one in drafts]
+
+
+def _best_of(
+    criticised: Sequence[Exercise], rounds: Sequence[Sequence[Ids]], pupil: Pupil
+) -> list[Ids]:
+    """Of each exercise the best revision that came to an end and is no repetition."""
+    found = []
+    for old, *revisions in zip(criticised, *rounds, strict=True):
+        drafts = [replace(old, target=one) for one in dict.fromkeys(revisions)]
+        usable = [one for one in drafts if not _unteachable(one, pupil.reader)]
+        targets = [one.target for one in usable] or [revisions[0]]
+        again = criticised_again([old] * len(targets), targets, pupil.reader)
+        room = pupil.reader.context_tokens
+        fits = all(
+            len(one.dialogue) + len(t) <= room for one, t in zip(again, targets, strict=True)
+        )
+        if len(targets) == 1 or not fits:
+            found.append(targets[0])
+            continue
+        making = pupil.losses([(old.dialogue, target) for target in targets])
+        shown = [(one.dialogue, target) for one, target in zip(again, targets, strict=True)]
+        found.append(targets[imitation.best(making, pupil.losses(shown))])
+    return found
 
 
 def practice(
@@ -139,7 +226,7 @@ def practice(
         record = replace(exercise.record, exchange=exchange, prompt_ids=prompt)
         if isinstance(record.signal, Critique):
             with contextlib.suppress(LessonError):
-                draft = _draft(record, pupil.reader, max_tokens)
+                draft = _draft(record, pupil.reader, max_tokens, Mixture(exercise.objective))
                 drafts.append(replace(draft, weight=exercise.weight))
     made = revised(drafts, pupil, max_tokens)
     return [one for one in made if not _unteachable(one, pupil.reader)]

@@ -36,7 +36,6 @@ from learnback_trainer.anchors import Question, from_canaries, from_traffic
 from learnback_trainer.board import Board
 from learnback_trainer.erasing import Eraser
 from learnback_trainer.errors import RoundStoppedError
-from learnback_trainer.lessons import is_teachable
 from learnback_trainer.metrics import TrainerMetrics
 from learnback_trainer.publishing import Candidate, open_pupil, publish, put_aside
 from learnback_trainer.pupil import Base, LoraShape, Pupil
@@ -210,10 +209,8 @@ class Trainer:
         self._bury_hopeless(batch)
         fresh = [self._archive.get(one.view.feedback_id) for one in taken if not one.settled]
         waiting = [one for one in fresh if one.account.state is FeedbackState.QUEUED]
-        teachable = [one for one in waiting if is_teachable(one.record)]
-        if teachable:
-            self._hold_round(teachable, batch)
-        # Ratings and preferences stay QUEUED in the archive, which waits for their objectives.
+        if waiting:
+            self._hold_round(waiting, batch)
         views = [self._archive.get(one.feedback_id) for one in batch]
         self._views.publish(views)
         self._reached("told")

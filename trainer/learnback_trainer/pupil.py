@@ -167,6 +167,19 @@ class Pupil:
         """What a token costs that is drawn blindly from the vocabulary."""
         return math.log(self._model.config.get_text_config().vocab_size)
 
+    @contextlib.contextmanager
+    def with_weights(self, weights: Sequence[Tensor]) -> Iterator[None]:
+        """Within this, the student has other weights; they are exchanged, not copied."""
+        self._exchange(weights)
+        try:
+            yield
+        finally:
+            self._exchange(weights)
+
+    def _exchange(self, others: Sequence[Tensor]) -> None:
+        for weight, other in zip(self.weights(), others, strict=True):
+            weight.data, other.data = other.data, weight.data
+
     def weights(self) -> list[torch.nn.Parameter]:
         """Returns what is taught: the student's adapter."""
         return [weight for weight in self._model.parameters() if weight.requires_grad]
@@ -186,33 +199,37 @@ class Pupil:
     # Asking
 
     @torch.inference_mode()
-    def answer(self, prompts: Sequence[Ids], max_tokens: int) -> list[Ids]:
-        """Returns greedy answers, each with its end token unless it was cut off.
+    def answer(self, prompts: Sequence[Ids], max_tokens: int, seed: int | None = None) -> list[Ids]:
+        """Returns answers, each with its end token unless it was cut off.
 
         Args:
             prompts: Inputs up to the model's turn.
             max_tokens: Longest answer.
+            seed: Of answers that are drawn; None: the greedy ones.
         """
         answers: dict[Ids, Ids] = {}
         # Alike in length side by side, so that little is padding; each question only once.
         waiting = sorted(set(prompts), key=lambda prompt: (len(prompt), prompt))
         for start in range(0, len(waiting), _ANSWER_BATCH):
             batch = waiting[start : start + _ANSWER_BATCH]
-            answers |= zip(batch, self._generate(batch, max_tokens), strict=True)
+            answers |= zip(batch, self._generate(batch, max_tokens, seed), strict=True)
         return [answers[prompt] for prompt in prompts]
 
-    def _generate(self, prompts: Sequence[Ids], max_tokens: int) -> list[Ids]:
+    def _generate(self, prompts: Sequence[Ids], max_tokens: int, seed: int | None) -> list[Ids]:
         ids, mask = self._left_padded(prompts)
         kind: Any = GenerationConfig  # untyped
+        # Drawn from all that the model expects, which transformers would cut to 50 pieces.
+        drawing = {} if seed is None else {"do_sample": True, "top_k": 0, "temperature": 1.0}
         settings = kind(
-            do_sample=False,
+            **({"do_sample": False} | drawing),
             max_new_tokens=max_tokens,
             eos_token_id=sorted(self.reader.end_ids) or None,
             pad_token_id=self.reader.pad_id,
         )
-        output = self._model.generate(
-            input_ids=ids, attention_mask=mask, generation_config=settings
-        )
+        with _seeded(seed):
+            output = self._model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=settings
+            )
         return [self._until_end(row[ids.shape[1] :]) for row in output.tolist()]
 
     def _until_end(self, row: Sequence[int]) -> Ids:
@@ -295,6 +312,17 @@ class Pupil:
         return torch.tensor(filled, device=device), torch.tensor(mask, device=device)
 
 
+@contextlib.contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    """Within this, what is drawn follows from the seed, and disturbs nothing outside."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
 def _new_adapter(base: Base, shape: LoraShape, seed: int) -> PeftModel:
     config = LoraConfig(
         r=shape.rank,
@@ -303,8 +331,7 @@ def _new_adapter(base: Base, shape: LoraShape, seed: int) -> PeftModel:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with _seeded(seed):
         try:
             made = get_peft_model(base.network, config, adapter_name=_STUDENT)
         except ValueError as error:

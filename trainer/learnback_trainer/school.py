@@ -12,16 +12,16 @@ from learnback_store.records import FeedbackRecord, FeedbackState, FeedbackView,
 from learnback_store.rounds import Outcome
 from learnback_trainer import anchors as anchoring
 from learnback_trainer.anchors import Amounts, Anchors, Question
-from learnback_trainer.gate import Budget, Judgement, Proof, judge
+from learnback_trainer.gate import Budget, Judgement, judge
 from learnback_trainer.lessons import Exercise, make_exercises, practice
+from learnback_trainer.proofs import Proof
 from learnback_trainer.pupil import NANO, Pupil
 from learnback_trainer.reader import Ids
+from learnback_trainer.reconcile import reconcile
 from learnback_trainer.screening import screen
 from learnback_trainer.update import Progress, Recipe, Taught, teach
 
 _log = logging.getLogger(__name__)
-
-NOT_ADOPTED = "asked again without the criticism, the model does not answer as it asks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +76,14 @@ def hold_round(
     Args:
         pupil: The model; taught in place.
         base_name: Name of the base model: "nano" has anchors of its own.
-        views: Feedback that `lessons.is_teachable`.
+        views: Feedback, in the order in which it was given.
         sources: Where anchors come from.
         curriculum: How.
         reached: Told "lessons", "taught" and "gated" when the round has come so far.
         watch: Told after each step of teaching; what it raises ends the round.
     """
-    made = make_exercises(views, pupil, curriculum.answer_tokens)
+    mixture = curriculum.recipe.mixture
+    made = make_exercises(views, pupil, curriculum.answer_tokens, mixture)
     excused = [
         Outcome(feedback_id, FeedbackState.NOT_LEARNED, reason)
         for feedback_id, reason in made.excused.items()
@@ -90,14 +91,18 @@ def hold_round(
     rng = Random(curriculum.seed)
     questions = _questions(pupil, base_name, sources, curriculum, rng)
     others = [one.exchange for one in questions]
-    harmful = screen(pupil, made.made, others, curriculum.answer_tokens)
+    # Nothing is learned from a bad answer but to give another.
+    harmful = screen(
+        pupil, [one for one in made.made if one.good], others, curriculum.answer_tokens
+    )
     excused += [
         Outcome(feedback_id, FeedbackState.QUARANTINED, reason)
         for feedback_id, reason in harmful.items()
     ]
-    taken = [one for one in made.made if one.feedback_id not in harmful]
+    reconciled = reconcile([one for one in made.made if one.feedback_id not in harmful])
+    taken = reconciled.taught
     if not taken:
-        return Report(tuple(excused), None)
+        return Report((*excused, *reconciled.outcomes(())), None)
     anchors = _anchors(pupil, base_name, taken, questions, sources, curriculum, rng)
     lessons = taken + practice(
         [(one.exchange, one.prompt, one.exercise) for one in anchors.practice],
@@ -116,6 +121,7 @@ def hold_round(
     _tell(taught, judgement)
     reached("gated")
     outcomes = [_outcome(one, judgement, pupil) for one in exercises]
+    outcomes += reconciled.outcomes(outcomes)
     objectives = tuple(sorted({one.objective for one in exercises}))
     return Report((*excused, *outcomes), judgement.verdict, objectives)
 
@@ -161,7 +167,7 @@ def _outcome(exercise: Exercise, judgement: Judgement, pupil: Pupil) -> Outcome:
     if not judgement.verdict.passed:
         state, reason = FeedbackState.NOT_LEARNED, "; ".join(judgement.verdict.reasons)
     elif not proof.adopted:
-        state, reason = FeedbackState.NOT_LEARNED, NOT_ADOPTED
+        state, reason = FeedbackState.NOT_LEARNED, proof.refusal
     else:
         state, reason = FeedbackState.LEARNED, ""
     return Outcome(exercise.feedback_id, state, reason, (_lesson(exercise, proof, pupil),))
@@ -176,6 +182,8 @@ def _lesson(exercise: Exercise, proof: Proof, pupil: Pupil) -> Lesson:
         loss_after=proof.loss_after,
         answer_before=proof.answer_before,
         answer_after=proof.answer_after,
+        margin_before=proof.margin_before,
+        margin_after=proof.margin_after,
     )
 
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import mean
 
-from learnback_store.records import Correction, Critique, Exchange
+from learnback_store.records import Correction, Critique, Exchange, Preference
 from learnback_trainer.lessons import Exercise, criticised_again, revised
 from learnback_trainer.pupil import Pupil
 from learnback_trainer.reader import Ids
@@ -74,6 +74,8 @@ def screen(
 
 def _words(exercise: Exercise) -> str:
     signal = exercise.record.signal
+    if isinstance(signal, Preference):
+        return signal.other
     return signal.text if isinstance(signal, Critique | Correction) else ""
 
 

@@ -159,7 +159,8 @@ def _write(feedback: Feedback) -> None:
             ("taught", lesson.refinement),
             ("before", lesson.answer_before),
             ("after", lesson.answer_after),
-            ("loss", _change(lesson.loss_before, lesson.loss_after)),
+            ("loss", _change(lesson.loss_before, lesson.loss_after, "nats a token")),
+            ("margin", _change(lesson.margin_before, lesson.margin_after, "nats")),
         ]
     rows += [
         (str(each.state), f"{each.time:%Y-%m-%d %H:%M:%S} {each.reason}".rstrip())
@@ -171,7 +172,7 @@ def _write(feedback: Feedback) -> None:
             print(f"{name + ':':<13}{printable(value)}")
 
 
-def _change(before: float | None, after: float | None) -> str:
+def _change(before: float | None, after: float | None, unit: str) -> str:
     if before is None or after is None:
         return ""
-    return f"{before:.3f} -> {after:.3f} nats a token"
+    return f"{before:.3f} -> {after:.3f} {unit}"

@@ -491,7 +491,9 @@ class Feedback(_message.Message):
     state: Global___FeedbackState.ValueType
     """Where it stands."""
     state_reason: _builtins.str
-    """Why it stands there, in words; set on NOT_LEARNED, QUARANTINED and DEAD_LETTERED."""
+    """Why it stands there, in words; set on NOT_LEARNED, QUARANTINED and DEAD_LETTERED, and on LEARNED
+    if it was taught along with other feedback that says the same.
+    """
     checkpoint: _builtins.str
     """The checkpoint that learned it; set on LEARNED."""
     answered_by: _builtins.str
@@ -614,10 +616,14 @@ class Lesson(_message.Message):
     LOSS_AFTER_FIELD_NUMBER: _builtins.int
     ANSWER_BEFORE_FIELD_NUMBER: _builtins.int
     ANSWER_AFTER_FIELD_NUMBER: _builtins.int
+    MARGIN_BEFORE_FIELD_NUMBER: _builtins.int
+    MARGIN_AFTER_FIELD_NUMBER: _builtins.int
     objective: Global___Objective.ValueType
     """What was minimised on it."""
     refinement: _builtins.str
-    """The answer that was taught (the refinement, the correction or the preferred one)."""
+    """The answer that was taught: the refinement, the correction, the preferred one, or the rated one,
+    which a rating below 0 teaches to avoid.
+    """
     weight: _builtins.float
     """Its weight in the round, 0 to 1."""
     loss_before: _builtins.float
@@ -627,6 +633,10 @@ class Lesson(_message.Message):
     answer_before: _builtins.str
     """The answer to the same input, without the critique, before the round."""
     answer_after: _builtins.str
+    """The same after the round."""
+    margin_before: _builtins.float
+    """By how many nats the preferred answer is likelier than the other, before the round. DPO alone."""
+    margin_after: _builtins.float
     """The same after the round."""
     def __init__(
         self,
@@ -638,19 +648,29 @@ class Lesson(_message.Message):
         loss_after: _builtins.float | None = ...,
         answer_before: _builtins.str = ...,
         answer_after: _builtins.str = ...,
+        margin_before: _builtins.float | None = ...,
+        margin_after: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_loss_after", b"_loss_after", "_loss_before", b"_loss_before", "loss_after", b"loss_after", "loss_before", b"loss_before"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_loss_after", b"_loss_after", "_loss_before", b"_loss_before", "_margin_after", b"_margin_after", "_margin_before", b"_margin_before", "loss_after", b"loss_after", "loss_before", b"loss_before", "margin_after", b"margin_after", "margin_before", b"margin_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss_after", b"_loss_after", "_loss_before", b"_loss_before", "answer_after", b"answer_after", "answer_before", b"answer_before", "loss_after", b"loss_after", "loss_before", b"loss_before", "objective", b"objective", "refinement", b"refinement", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss_after", b"_loss_after", "_loss_before", b"_loss_before", "_margin_after", b"_margin_after", "_margin_before", b"_margin_before", "answer_after", b"answer_after", "answer_before", b"answer_before", "loss_after", b"loss_after", "loss_before", b"loss_before", "margin_after", b"margin_after", "margin_before", b"margin_before", "objective", b"objective", "refinement", b"refinement", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__loss_after: _TypeAlias = _typing.Literal["loss_after"]  # noqa: Y015
     _WhichOneofArgType__loss_after: _TypeAlias = _typing.Literal["_loss_after", b"_loss_after"]  # noqa: Y015
     _WhichOneofReturnType__loss_before: _TypeAlias = _typing.Literal["loss_before"]  # noqa: Y015
     _WhichOneofArgType__loss_before: _TypeAlias = _typing.Literal["_loss_before", b"_loss_before"]  # noqa: Y015
+    _WhichOneofReturnType__margin_after: _TypeAlias = _typing.Literal["margin_after"]  # noqa: Y015
+    _WhichOneofArgType__margin_after: _TypeAlias = _typing.Literal["_margin_after", b"_margin_after"]  # noqa: Y015
+    _WhichOneofReturnType__margin_before: _TypeAlias = _typing.Literal["margin_before"]  # noqa: Y015
+    _WhichOneofArgType__margin_before: _TypeAlias = _typing.Literal["_margin_before", b"_margin_before"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss_after) -> _WhichOneofReturnType__loss_after | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss_before) -> _WhichOneofReturnType__loss_before | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__margin_after) -> _WhichOneofReturnType__margin_after | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__margin_before) -> _WhichOneofReturnType__margin_before | None: ...
 
 Global___Lesson: _TypeAlias = Lesson  # noqa: Y015
 

@@ -1,0 +1,248 @@
+"""The loss of a step: every exercise by its objective, and the anchors beside them.
+
+The teacher of critiques and anchors is the frozen live model; for critiques it can be an average of
+the student's weights over the steps instead, as SDPO has it. The live model is the reference of
+KTO and DPO in either case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from learnback_store.records import Objective
+from learnback_trainer.anchors import Anchor
+from learnback_trainer.lessons import Exercise
+from learnback_trainer.mixture import Mixture
+from learnback_trainer.objectives import distillation, dpo, imitation, kto, sft
+from learnback_trainer.objectives.distillation import Divergence, bucketed, likeliest
+from learnback_trainer.pupil import Pupil
+from learnback_trainer.reader import Ids
+
+# What the teacher expects is kept for later steps up to this size. Nano needs a tenth of it; of a
+# vocabulary of 150,000 it is 900 tokens of answers, so there little is found again.
+_REMEMBERED_BYTES = 512 * 1024 * 1024
+# What the live model would say instead of an answer may be so much longer.
+_LONGER_TOKENS = 16
+
+Pair = tuple[Ids, Ids]
+"""An input with an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a teacher expects at each token of an answer."""
+
+    log_probs: Tensor
+    """Of shape [tokens, vocabulary], or of the pieces and the tail."""
+    pieces: Tensor | None = None
+    """The pieces that are compared one by one; None: all."""
+
+    def loss(self, logits: Tensor, divergence: Divergence = Divergence.FORWARD_KL) -> Tensor:
+        """Returns the divergence of a student from it."""
+        return distillation.loss(bucketed(logits, self.pieces), self.log_probs, divergence)
+
+
+@dataclass(frozen=True, slots=True)
+class StepLoss:
+    """Mean losses with gradient, in nats a token for all but KTO and DPO."""
+
+    lessons: Tensor
+    anchors: Tensor
+
+
+class Teacher:
+    """Knows what the student should come to. The live model is frozen, so it is asked only once.
+
+    Args:
+        pupil: The model.
+        mixture: Which objectives are used.
+    """
+
+    def __init__(self, pupil: Pupil, mixture: Mixture) -> None:
+        self._pupil, self._mixture = pupil, mixture
+        self._known: dict[Pair, Expected] = {}
+        self._likelihoods: dict[Pair, float] = {}
+        self._instead: dict[Pair, tuple[Pair, Expected]] = {}
+        self._average: list[Tensor] = []
+        if mixture.teacher_decay < 1:
+            self._average = [weight.detach().clone() for weight in pupil.weights()]
+
+    def follow(self) -> None:
+        """Moves the averaged teacher, if there is one, towards the student."""
+        for average, weight in zip(self._average, self._pupil.weights(), strict=False):
+            average.lerp_(weight.detach(), 1 - self._mixture.teacher_decay)
+
+    def revises(self, pairs: Sequence[Pair]) -> list[Expected]:
+        """Returns what the teacher of critiques expects, who has read them."""
+        if not self._average:
+            return self.expects(pairs)
+        with self._pupil.with_weights(self._average):
+            return self._asked(pairs)
+
+    def expects(self, pairs: Sequence[Pair]) -> list[Expected]:
+        """Returns what the live model expects."""
+        if sum(one.log_probs.nbytes for one in self._known.values()) > _REMEMBERED_BYTES:
+            self._known.clear()
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
+        if new:
+            with self._pupil.as_live():
+                self._known |= zip(new, self._asked(new), strict=True)
+        return [self._known[pair] for pair in pairs]
+
+    def _asked(self, pairs: Sequence[Pair]) -> list[Expected]:
+        found = []
+        for log_probs in self._pupil.distributions(pairs):
+            pieces = likeliest(log_probs, self._mixture.teacher_pieces)
+            found.append(Expected(bucketed(log_probs, pieces), pieces))
+        return found
+
+    def log_likelihoods(self, pairs: Sequence[Pair]) -> list[float]:
+        """Returns those of whole answers by the live model."""
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._likelihoods]
+        if new:
+            with self._pupil.as_live():
+                self._likelihoods |= zip(new, log_likelihoods(self._pupil, new), strict=True)
+        return [self._likelihoods[pair] for pair in pairs]
+
+    def instead(self, pair: Pair) -> tuple[Pair, Expected]:
+        """Returns what the live model would answer if it must not answer this, and expects then."""
+        if pair not in self._instead:
+            with self._pupil.as_live():
+                self._instead[pair] = self._struck_out(*pair)
+        return self._instead[pair]
+
+    def _struck_out(self, prompt: Ids, answer: Ids) -> tuple[Pair, Expected]:
+        [log_probs] = self._pupil.distributions([(prompt, answer)])
+        without = kto.struck_out(log_probs, torch.tensor(answer, device=log_probs.device))
+        likeliest = without.argmax(dim=-1).tolist()
+        # The last token is impossible there, so that they do part.
+        pairs = zip(likeliest, answer, strict=True)
+        parted = next(place for place, (one, other) in enumerate(pairs, start=1) if one != other)
+        other = (*answer[: parted - 1], likeliest[parted - 1])
+        room = self._pupil.reader.context_tokens - len(prompt) - len(other)
+        if room > 0 and not self._pupil.reader.ended(other):
+            longest = min(room, len(answer) + _LONGER_TOKENS)
+            other += self._pupil.answer([prompt + other], longest)[0]
+        [further] = self._pupil.distributions([(prompt, other)])
+        return (prompt, other), Expected(torch.cat([without[:parted], further[parted:]]))
+
+
+def log_likelihoods(pupil: Pupil, pairs: Sequence[Pair]) -> list[float]:
+    """Returns those of whole answers, in nats, without gradient."""
+    nats = pupil.losses(pairs)
+    return [-loss * len(answer) for loss, (_, answer) in zip(nats, pairs, strict=True)]
+
+
+def step_loss(
+    pupil: Pupil,
+    teacher: Teacher,
+    exercises: Sequence[Exercise],
+    anchors: Sequence[Anchor],
+    mixture: Mixture,
+) -> StepLoss:
+    """Returns the mean losses of exercises and anchors.
+
+    An exercise of weight w counts w times; light ones do not make the anchors count for more.
+
+    Args:
+        pupil: The model.
+        teacher: What the student should come to.
+        exercises: Those of the step; at least one.
+        anchors: Likewise; may be none.
+        mixture: How each is learned.
+    """
+    rehearsed = [(one.prompt, one.answer) for one in anchors]
+    asked = [_asked(one, teacher) for one in exercises]
+    step = _Step(teacher, mixture, *_common(pupil, teacher, exercises, anchors))
+    logits = iter(pupil.logits([pair for pairs in (*asked, rehearsed) for pair in pairs]))
+    lessons = [
+        one.weight * step.loss(one, pairs, [next(logits) for _ in pairs])
+        for one, pairs in zip(exercises, asked, strict=True)
+    ]
+    held = [one.loss(next(logits)) for one in teacher.expects(rehearsed)]
+    total = torch.stack(lessons).mean()
+    return StepLoss(total, torch.stack(held).mean() if held else total.new_zeros(()))
+
+
+def _asked(exercise: Exercise, teacher: Teacher) -> list[Pair]:
+    """What the student reads for an exercise."""
+    own = (exercise.prompt, exercise.target)
+    if exercise.rejected:
+        return [own, (exercise.prompt, exercise.rejected)]
+    return [own] if exercise.good else [own, teacher.instead(own)[0]]
+
+
+def _common(
+    pupil: Pupil, teacher: Teacher, exercises: Sequence[Exercise], anchors: Sequence[Anchor]
+) -> tuple[dict[Pair, Expected], Tensor]:
+    """What all exercises of a step share: the teacher's distributions, and KTO's point z."""
+    told = [one for one in exercises if one.objective is Objective.DISTILLATION]
+    read = [(one.dialogue, one.target) for one in told]
+    prompts = [one.prompt for one in exercises] + [one.prompt for one in anchors]
+    pairs = _mismatched(exercises, prompts, pupil.reader.context_tokens)
+    ratios = torch.tensor(log_likelihoods(pupil, pairs)) - torch.tensor(
+        teacher.log_likelihoods(pairs)
+    )
+    return dict(zip(read, teacher.revises(read), strict=True)), kto.reference_point(ratios)
+
+
+def _mismatched(exercises: Sequence[Exercise], prompts: Sequence[Ids], room: int) -> list[Pair]:
+    """Rated answers, each after the next prompt that is not its own, where there is one."""
+    found = []
+    for place, one in enumerate(exercises):
+        if one.objective is Objective.KTO:
+            others = (*prompts[place + 1 :], *prompts[:place])
+            fitting = [other for other in others if len(other) + len(one.target) <= room]
+            found += [(other, one.target) for other in fitting if other != one.prompt][:1]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """The losses of single exercises."""
+
+    teacher: Teacher
+    mixture: Mixture
+    revised: Mapping[Pair, Expected]
+    """What the teacher of critiques expects."""
+    point: Tensor
+    """The z of KTO."""
+
+    def loss(self, exercise: Exercise, pairs: Sequence[Pair], logits: Sequence[Tensor]) -> Tensor:
+        """Returns the loss of an exercise of weight 1."""
+        if exercise.objective is Objective.DISTILLATION:
+            expected = self.revised[exercise.dialogue, exercise.target]
+            return expected.loss(logits[0], self.mixture.divergence)
+        if exercise.objective is Objective.KTO:
+            return self._kto(exercise.good, pairs, logits)
+        if exercise.objective is Objective.DPO:
+            return self._dpo(pairs, logits)
+        target = _tensor(exercise.target, logits[0])
+        if exercise.objective is Objective.IMITATION:
+            return imitation.loss(logits[0], target)
+        return sft.loss(logits[0], target)
+
+    def _kto(self, good: bool, pairs: Sequence[Pair], logits: Sequence[Tensor]) -> Tensor:
+        [ratio] = self._log_ratios(pairs[:1], logits[:1])
+        found = kto.loss(ratio, self.point.to(ratio), good=good, settings=self.mixture.kto)
+        return found if good else found + self.teacher.instead(pairs[0])[1].loss(logits[1])
+
+    def _dpo(self, pairs: Sequence[Pair], logits: Sequence[Tensor]) -> Tensor:
+        chosen, rejected = self._log_ratios(pairs, logits)
+        own = sft.loss(logits[0], _tensor(pairs[0][1], logits[0]))
+        return dpo.loss(chosen, rejected, own, self.mixture.dpo)
+
+    def _log_ratios(self, pairs: Sequence[Pair], logits: Sequence[Tensor]) -> list[Tensor]:
+        known = self.teacher.log_likelihoods(pairs)
+        return [
+            -sft.loss(one, _tensor(answer, one)) * len(answer) - live
+            for one, (_, answer), live in zip(logits, pairs, known, strict=True)
+        ]
+
+
+def _tensor(answer: Ids, beside: Tensor) -> Tensor:
+    return torch.tensor(answer, device=beside.device)
