@@ -1,61 +1,160 @@
-"""Ratings, preferences, corrections and critiques in one round on the shipped model."""
+"""All kinds of feedback in one round over Redis, each with its proof; then one author is erased."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 
 import pytest
 
-from learnback_nano import world
+from learnback_store.archive import Archive
+from learnback_store.checkpoints import CheckpointState, CheckpointStore
+from learnback_store.connection import Client, connect_async
+from learnback_store.erasures import ErasureDesk
+from learnback_store.gathering import GatheringWriter
+from learnback_store.keys import Keys
 from learnback_store.records import (
     Correction,
+    Critique,
+    Exchange,
     FeedbackRecord,
     FeedbackState,
+    FeedbackView,
+    Message,
     Objective,
     Preference,
     Preferred,
     Rating,
+    Role,
     Signal,
+    new_feedback_id,
 )
-from learnback_store.rounds import Outcome
+from learnback_store.views import FeedbackViews
 from learnback_trainer.anchors import Amounts
 from learnback_trainer.gate import Budget
-from learnback_trainer.mixture import Mixture
-from learnback_trainer.pupil import Base, Pupil
-from learnback_trainer.school import Curriculum, Report, Sources, hold_round
+from learnback_trainer.loop import Trainer
+from learnback_trainer.pupil import Base, LoraShape, Pupil
+from learnback_trainer.school import Curriculum
 from learnback_trainer.update import Recipe
-from tests.trainer.critics import ANSWER_TOKENS, asked, criticism, unchanged, views
+from tests.trainer.critics import criticism, submit
 
-AMOUNTS = Amounts(questions=24, dialogues=8, alike=8)
-
-
-def _hold(pupil: Pupil, records: list[FeedbackRecord], recipe: Recipe = Recipe(steps=40, lessons=5, anchors=8)) -> Report:
-    curriculum = Curriculum(recipe, Budget(), AMOUNTS, ANSWER_TOKENS, seed=0)
-    return hold_round(pupil, "nano", views(records), Sources(), curriculum)
-
-
-def _said_of(pupil: Pupil, prompt: str, signal: Signal) -> FeedbackRecord:
-    """Feedback on what the model really answers."""
-    [answer] = pupil.answer([pupil.reader.chat([{"role": "user", "content": prompt}])], 48)
-    return asked(prompt, pupil.reader.text(answer), signal)
+CURRICULUM = Curriculum(
+    Recipe(steps=40, lessons=6, anchors=4), Budget(), Amounts(12, 0, 0), answer_tokens=24, seed=0
+)
+HOT, FALSE, CANADA, FRANCE = (
+    "What is the opposite of hot?", "Tell me the opposite of false.",
+    "Tell me the capital of Canada.", "What is the capital of France?",
+)  # fmt: skip
+OF_HOT, OF_FALSE = "The opposite of hot is cold.", "The opposite of false is true."
 
 
-def test_one_round_mixes_all_kinds(base: Base) -> None:
-    rng = Random(1)
-    france, canada, hot, false = (
-        "What is the capital of France?", "Tell me the capital of Canada.",
-        "What is the opposite of hot?", "Tell me the opposite of false.",
-    )  # fmt: skip
-    with Pupil(base, None) as pupil:
-        good = _said_of(pupil, hot, Rating(1.0))
-        bad = _said_of(pupil, false, Rating(-1.0))
-        better = _said_of(pupil, canada, Preference("Ottawa.", Preferred.OTHER))
-        right = _said_of(pupil, france, Correction("The capital of France is Lyon."))
-        critique = criticism("emoji", "note", rng)
-        records = [good, bad, better, right, critique]
-        report = _hold(pupil, records)
-        for one in report.outcomes:
-            print(one.state, one.reason, one.lessons)
-        print(report.verdict)
-    assert set(report.learned) == {one.feedback_id for one in records}
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    with Archive(tmp_path / "archive.sqlite") as opened:
+        yield opened
+
+
+def _said(prompt: str, answer: str, signal: Signal, author: str) -> FeedbackRecord:
+    exchange = Exchange(answer, (Message(Role.USER, prompt),))
+    return FeedbackRecord(new_feedback_id(), exchange, signal, author=author)
+
+
+def _told(url: str, keys: Keys, records: list[FeedbackRecord]) -> list[FeedbackView]:
+    """What GetFeedback tells."""
+
+    async def look() -> list[FeedbackView]:
+        client = connect_async(url)
+        views = [await FeedbackViews(client, keys).get(one.feedback_id) for one in records]
+        await client.aclose()
+        return views
+
+    return asyncio.run(look())
+
+
+def _ask_to_erase(url: str, keys: Keys, author: str) -> None:
+    async def ask() -> None:
+        client = connect_async(url)
+        writer = GatheringWriter(client)
+        await ErasureDesk(writer, keys).request(author, "please")
+        await writer.aclose()
+        await client.aclose()
+
+    asyncio.run(ask())
+
+
+def test_all_kinds_are_learned_and_one_is_erased(
+    base: Base,
+    redis: Client,
+    redis_url: str,
+    keys: Keys,
+    archive: Archive,
+    checkpoints: CheckpointStore,
+) -> None:
+    good = _said(HOT, OF_HOT, Rating(1.0), "ada")
+    bad = _said(FALSE, OF_FALSE, Rating(-1.0), "bob")
+    better = _said(
+        CANADA, "The capital of Canada is Ottawa.", Preference("Ottawa.", Preferred.OTHER), "cleo"
+    )
+    right = _said(
+        FRANCE, "The capital of France is Paris.", Correction("The capital of France is Lyon."), ""
+    )
+    critique = criticism("emoji", "note", Random(1))
+    outranked = _said(FRANCE, right.exchange.answer, Critique("Too long."), "")
+    agreeing = _said(HOT, OF_HOT, Rating(0.5), "dora")
+    taught = [good, bad, better, right, critique]
+    submit(redis_url, keys, [*taught, outranked, agreeing])
+    trainer = Trainer(
+        base, redis, keys, archive, checkpoints, CURRICULUM, shape=LoraShape(), round_wait=0.0
+    )
+    trainer.recover()
+    assert trainer.work() == 7
+    trainer.tidy()
+
+    up, down, preferred, corrected, criticised, less, along = _told(
+        redis_url, keys, [*taught, outranked, agreeing]
+    )
+    live = checkpoints.aliases().live
+    for view in (up, down, preferred, corrected, criticised, along):
+        assert view.account.state is FeedbackState.LEARNED, view.account.reason
+        assert view.account.checkpoint == live
+    [lesson] = up.account.lessons
+    assert lesson.objective is Objective.KTO
+    assert lesson.answer_before == lesson.answer_after == lesson.refinement == OF_HOT
+    [lesson] = down.account.lessons
+    assert lesson.answer_before == lesson.refinement == OF_FALSE
+    assert lesson.answer_after not in ("", OF_FALSE)
+    assert (lesson.loss_before or 0.0) < (lesson.loss_after or 0.0)
+    [lesson] = preferred.account.lessons
+    assert (lesson.margin_before or 0.0) < 0 < (lesson.margin_after or 0.0)
+    [lesson] = corrected.account.lessons
+    assert lesson.answer_after == "The capital of France is Lyon."
+    [lesson] = criticised.account.lessons
+    assert lesson.answer_after == lesson.refinement != lesson.answer_before
+
+    assert less.account.state is FeedbackState.NOT_LEARNED
+    assert less.account.reason == f"a correction of the same answer was taught: {right.feedback_id}"
+    assert along.account.reason.startswith(f"taught along with {good.feedback_id}")
+    assert (less.account.lessons, along.account.lessons) == ((), ())
+    manifest = checkpoints.get(live).manifest
+    assert set(manifest.objectives) == {
+        Objective.KTO, Objective.DPO, Objective.SFT, Objective.DISTILLATION
+    }  # fmt: skip
+    assert set(manifest.feedback_ids) == {one.feedback_id for one in (*taught, agreeing)}
+    assert manifest.gate is not None
+    assert manifest.gate.figures["covered"] == 2
+
+    # The one whose rating was learned along takes the place of the one who is erased.
+    _ask_to_erase(redis_url, keys, "ada")
+    trainer.tidy()
+    gone, *kept = _told(redis_url, keys, [good, bad, better, right, critique, agreeing])
+    assert gone.account.state is FeedbackState.ERASED
+    assert {one.account.state for one in kept} == {FeedbackState.LEARNED}
+    assert kept[-1].account.lessons[0].refinement == OF_HOT
+    assert checkpoints.get(live).state is CheckpointState.RETIRED
+    with Pupil(base, checkpoints.fetch(checkpoints.aliases().live)) as pupil:
+        asked = [pupil.reader.chat([{"role": "user", "content": one}]) for one in (FRANCE, FALSE)]
+        lyon, changed = (pupil.reader.text(one) for one in pupil.answer(asked, 24))
+    assert lyon == "The capital of France is Lyon."
+    assert changed != OF_FALSE

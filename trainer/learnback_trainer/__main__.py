@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from learnback_store.connection import Client
     from learnback_trainer.health import Pulse
     from learnback_trainer.metrics import TrainerMetrics
+    from learnback_trainer.mixture import Mixture
     from learnback_trainer.school import Curriculum
 
 _log = logging.getLogger("learnback_trainer")
@@ -157,6 +158,7 @@ def _curriculum(config: TrainerConfig) -> Curriculum:
             lessons=config.step_lessons,
             anchors=config.step_anchors,
             renew_steps=config.renew_steps,
+            mixture=_mixture(config),
         ),
         Budget(
             adoption=config.least_adoption,
@@ -167,6 +169,31 @@ def _curriculum(config: TrainerConfig) -> Curriculum:
         Amounts(),
         config.answer_tokens,
         config.seed,
+    )
+
+
+def _mixture(config: TrainerConfig) -> Mixture:
+    from learnback_store.records import Objective
+    from learnback_trainer.mixture import Mixture
+    from learnback_trainer.objectives.distillation import Divergence
+    from learnback_trainer.objectives.dpo import Dpo
+    from learnback_trainer.objectives.kto import Kto
+
+    return Mixture(
+        critiques=Objective(config.critique_objective),
+        refinements=config.refinements,
+        divergence=Divergence(config.divergence),
+        teacher_pieces=config.teacher_pieces,
+        teacher_decay=config.teacher_decay,
+        weights={
+            Objective.DISTILLATION: config.critique_weight,
+            Objective.IMITATION: config.critique_weight,
+            Objective.SFT: config.correction_weight,
+            Objective.KTO: config.rating_weight,
+            Objective.DPO: config.preference_weight,
+        },
+        kto=Kto(beta=config.kto_beta),
+        dpo=Dpo(config.dpo_beta, config.dpo_likelihood),
     )
 
 

@@ -107,6 +107,46 @@ class TrainerConfig(BaseSettings):
     )
     seed: int = Field(0, ge=0, description="Of what is drawn at random.")
 
+    critique_objective: Literal["distillation", "imitation"] = Field(
+        "distillation",
+        description="What critiques are learned by: 'distillation' of the model that has read "
+        "them, or 'imitation' of its best revision.",
+    )
+    refinements: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Revisions made of each criticised answer, of which the best is learned. "
+        "1: the likeliest, without sampling.",
+    )
+    divergence: Literal["forward-kl", "reverse-kl", "jsd"] = Field(
+        "forward-kl", description="Distillation: how far the student is from the teacher."
+    )
+    teacher_pieces: int = Field(
+        0,
+        ge=0,
+        description="Distillation: likeliest pieces of the teacher that are compared one by one, "
+        "all others as one more. 0: the whole vocabulary; 100 is enough for a large one.",
+    )
+    teacher_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Distillation: what the teacher keeps of itself at each step, the rest is the "
+        "student's. 1: it is the frozen live model.",
+    )
+    kto_beta: float = Field(0.1, gt=0, description="Ratings: beta of KTO, in 1 / nats.")
+    dpo_beta: float = Field(0.1, gt=0, description="Preferences: beta of DPO, in 1 / nats.")
+    dpo_likelihood: float = Field(
+        0.2, ge=0, description="Preferences: weight of the preferred answer's own loss."
+    )
+    critique_weight: float = Field(
+        1.0, ge=0, le=1, description="How much a critique counts in a round. 0: not taught."
+    )
+    correction_weight: float = Field(1.0, ge=0, le=1, description="The same of a correction.")
+    rating_weight: float = Field(1.0, ge=0, le=1, description="The same of a rating of 1 or -1.")
+    preference_weight: float = Field(1.0, ge=0, le=1, description="The same of a preference.")
+
     least_adoption: float = Field(
         0.6, ge=0, le=1, description="Gate: share of the lessons that must be obeyed."
     )

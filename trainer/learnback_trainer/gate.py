@@ -21,7 +21,7 @@ model obeys is adopted like any other. The share of alike questions and their sa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 
 from learnback_store.manifest import GateVerdict
@@ -69,6 +69,11 @@ class Judgement:
 
     verdict: GateVerdict
     proofs: Mapping[str, Proof]
+
+    def with_figure(self, name: str, value: float) -> Judgement:
+        """Returns the same judgement with one more figure, which decides nothing."""
+        figures = {**self.verdict.figures, name: value}
+        return replace(self, verdict=replace(self.verdict, figures=figures))
 
 
 def judge(

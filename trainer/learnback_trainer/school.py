@@ -118,6 +118,7 @@ def hold_round(
     reached("taught")
     exercises = taught.exercises[: len(taken)]
     judgement = judge(pupil, exercises, anchors, curriculum.budget, curriculum.answer_tokens)
+    judgement = judgement.with_figure("covered", len(reconciled.covered))
     _tell(taught, judgement)
     reached("gated")
     outcomes = [_outcome(one, judgement, pupil) for one in exercises]
