@@ -41,7 +41,7 @@ from learnback_trainer.update import Recipe
 from tests.trainer.critics import criticism, submit
 
 CURRICULUM = Curriculum(
-    Recipe(steps=40, lessons=6, anchors=4), Budget(), Amounts(12, 0, 0), answer_tokens=24, seed=0
+    Recipe(steps=30, lessons=6, anchors=4), Budget(), Amounts(12, 0, 0), answer_tokens=24, seed=0
 )
 HOT, FALSE, CANADA, FRANCE = (
     "What is the opposite of hot?", "Tell me the opposite of false.",

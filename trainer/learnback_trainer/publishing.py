@@ -1,4 +1,4 @@
-"""A candidate on disk: the student's adapter with its manifest, published or put aside."""
+"""A candidate on disk: the student with its manifest, published or put aside."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from learnback_store.manifest import BASE, CheckpointKind, GateVerdict, Manifest
 from learnback_store.records import Objective
 from learnback_store.rounds import Round
 from learnback_telemetry.tracing import traceparent
-from learnback_trainer.errors import ModelError
 from learnback_trainer.pupil import Base, LoraShape, Pupil
+from learnback_trainer.students import Method
 
 # What computes the weights, and so belongs to their provenance.
 _LIBRARIES = ("learnback", "peft", "torch", "transformers")
@@ -29,20 +29,23 @@ class Candidate:
 
 
 def open_pupil(
-    base: Base, checkpoints: CheckpointStore, parent: str, shape: LoraShape, seed: int
+    base: Base,
+    checkpoints: CheckpointStore,
+    parent: str,
+    shape: LoraShape,
+    seed: int,
+    method: Method = Method.LORA,
 ) -> Pupil:
     """Returns the model of a round that begins at a checkpoint, after checking its every byte.
 
     Raises:
         CheckpointError: The checkpoint is missing, changed, or made for another base model.
-        ModelError: It is no adapter, or one that does not fit.
+        ModelError: It does not fit, or can't be taught on by this method.
     """
     if parent == BASE:
-        return Pupil(base, None, shape, seed)
-    found = checkpoints.verify(parent, base.digest)
-    if found.manifest.kind is not CheckpointKind.ADAPTER:
-        raise ModelError(f"{parent} is no adapter; only adapters can be taught on")
-    return Pupil(base, checkpoints.fetch(parent))
+        return Pupil(base, None, shape, seed, method)
+    checkpoints.verify(parent, base.digest)
+    return Pupil(base, checkpoints.fetch(parent), shape, seed, method)
 
 
 def publish(
@@ -66,7 +69,7 @@ def publish(
     with checkpoints.draft() as draft:
         pupil.save(draft, base.name)
         written()
-        checkpoints.publish(draft, _manifest(name, base, candidate))
+        checkpoints.publish(draft, _manifest(name, base, pupil.kind, candidate))
 
 
 def put_aside(checkpoints: CheckpointStore, base: Base, pupil: Pupil, candidate: Candidate) -> str:
@@ -74,14 +77,14 @@ def put_aside(checkpoints: CheckpointStore, base: Base, pupil: Pupil, candidate:
     name = checkpoints.new_name()
     with checkpoints.draft() as draft:
         pupil.save(draft, base.name)
-        checkpoints.reject(draft, _manifest(name, base, candidate))
+        checkpoints.reject(draft, _manifest(name, base, pupil.kind, candidate))
     return name
 
 
-def _manifest(name: str, base: Base, candidate: Candidate) -> Manifest:
+def _manifest(name: str, base: Base, kind: CheckpointKind, candidate: Candidate) -> Manifest:
     return Manifest(
         name=name,
-        kind=CheckpointKind.ADAPTER,
+        kind=kind,
         parent=candidate.round.parent,
         base_model=base.name,
         base_digest=base.digest,

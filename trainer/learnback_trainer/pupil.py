@@ -1,11 +1,10 @@
-"""The model of a round: frozen as it lives, and the copy of its adapter that is being taught.
+"""The model of a round: frozen as it lives, and the copy of it that is being taught.
 
-Both stand on one base model in memory: `live` is the base with the parent's adapter (or the bare
-base), the student is the base with the adapter in training. The student's adapter begins as a copy
-of the parent's and goes on from there, so what is published always applies to the *base model*
-alone, and never to a chain of adapters: the server merges one adapter, whatever came before. The
-price is that all rounds share one low rank; an adapter that has filled up is for consolidation to
-mend, which trains anew from the base.
+`students.py` tells how both stand in memory. An adapter in training begins as a copy of the
+parent's and goes on from there, so what is published always applies to the *base model* alone, and
+never to a chain of adapters: the server merges one adapter, whatever came before. The price is that
+all rounds share one low rank; an adapter that has filled up is for consolidation to mend, which
+trains anew from the base.
 """
 
 from __future__ import annotations
@@ -21,23 +20,20 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from learnback_nano import path as nano_path
 from learnback_store.digests import model_digest
+from learnback_store.manifest import CheckpointKind
 from learnback_trainer.errors import ModelError
 from learnback_trainer.reader import Ids, Reader
+from learnback_trainer.students import Method, student_of
 
 _log = logging.getLogger(__name__)
 
 NANO = "nano"
 """Stands for the embedded model, which is a folder inside a package rather than a name."""
-
-# PEFT writes an adapter of this name to the folder itself, every other one to a folder below it.
-_STUDENT = "default"
-_LIVE = "live"
 
 # Sequences that go through the model at once while nothing is learned. At 500 tokens and a
 # vocabulary of 150,000 in float32, eight of them make 2.4 GB of logits.
@@ -119,48 +115,54 @@ def _end_ids(network: Any, tokenizer: Any) -> tuple[int, ...]:
 
 
 class Pupil:
-    """A base model with an adapter that is taught, for one round. A context manager frees it.
+    """A base model that is taught, for one round. A context manager frees it.
 
     Methods speak of the student, and inside `as_live()` of the frozen live model.
 
     Args:
         base: The base model; must not be used otherwise meanwhile.
-        parent: The folder of the live checkpoint's adapter; None if the base itself is live.
-        shape: Size of the adapter, if there is no parent.
+        parent: The folder of the live checkpoint; None if the base itself is live.
+        shape: Size of the adapter, if a new one is made.
         seed: Of a new adapter's first values.
+        method: What is taught.
+
+    Raises:
+        ModelError: The live checkpoint can't be loaded, or can't be taught on by this method.
     """
 
     def __init__(
-        self, base: Base, parent: Path | None, shape: LoraShape | None = None, seed: int = 0
+        self,
+        base: Base,
+        parent: Path | None,
+        shape: LoraShape | None = None,
+        seed: int = 0,
+        method: Method = Method.LORA,
     ) -> None:
         self.reader = base.reader
-        self._parent = parent
-        self._model: Any = (
-            _new_adapter(base, shape or LoraShape(), seed)
-            if parent is None
-            else _parents_adapter(base, parent)
-        )
+        shape = shape or LoraShape()
+        self._student = student_of(base.network, parent, method, shape.rank, shape.alpha, seed)
         self._model.eval()
 
     def __enter__(self) -> Pupil:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._model.unload()
-        del self._model
+        self._student.close()
+
+    @property
+    def _model(self) -> Any:
+        return self._student.network
+
+    @property
+    def kind(self) -> CheckpointKind:
+        """What a checkpoint of the student is."""
+        return self._student.kind
 
     @contextlib.contextmanager
     def as_live(self) -> Iterator[None]:
         """Within this, the model is the live one, frozen."""
-        if self._parent is None:
-            with self._model.disable_adapter():
-                yield
-            return
-        self._model.set_adapter(_LIVE)
-        try:
+        with self._student.as_live():
             yield
-        finally:
-            self._model.set_adapter(_STUDENT)
 
     @property
     def blind_nats(self) -> float:
@@ -181,20 +183,17 @@ class Pupil:
             weight.data, other.data = other.data, weight.data
 
     def weights(self) -> list[torch.nn.Parameter]:
-        """Returns what is taught: the student's adapter."""
+        """Returns what is taught: the student's adapter, or all its weights."""
         return [weight for weight in self._model.parameters() if weight.requires_grad]
 
     def save(self, folder: Path, base_name: str) -> None:
-        """Writes the student's adapter as PEFT does, with the name of its base and no path.
+        """Writes the student, with the name of its base and no path.
 
         Args:
             folder: An empty folder.
             base_name: What the base model is called in the configuration.
         """
-        self._model.peft_config[_STUDENT].base_model_name_or_path = base_name
-        self._model.save_pretrained(folder, selected_adapters=[_STUDENT])
-        # A card with blanks to fill in, for people who share adapters on the hub.
-        (folder / "README.md").unlink(missing_ok=True)
+        self._student.save(folder, base_name)
 
     # Asking
 
@@ -321,31 +320,3 @@ def _seeded(seed: int | None) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
-
-
-def _new_adapter(base: Base, shape: LoraShape, seed: int) -> PeftModel:
-    config = LoraConfig(
-        r=shape.rank,
-        lora_alpha=shape.alpha,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    with _seeded(seed):
-        try:
-            made = get_peft_model(base.network, config, adapter_name=_STUDENT)
-        except ValueError as error:
-            raise ModelError(f"{base.name}: no adapter fits this model: {error}") from error
-    return made
-
-
-def _parents_adapter(base: Base, parent: Path) -> PeftModel:
-    try:
-        model = PeftModel.from_pretrained(
-            base.network, parent, adapter_name=_STUDENT, is_trainable=True
-        )
-        model.load_adapter(parent, _LIVE, is_trainable=False)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"the live checkpoint's adapter can't be loaded: {error}") from error
-    model.set_adapter(_STUDENT)
-    return model
