@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("learnback_trainer")
 
+# Adapters bear ten times what all weights do.
+_LEARNING_RATES = {"lora": 2e-3, "full": 3e-4}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the trainer until it is told to stop; returns the exit code."""
@@ -149,16 +152,18 @@ def _curriculum(config: TrainerConfig) -> Curriculum:
     from learnback_trainer.anchors import Amounts
     from learnback_trainer.gate import Budget
     from learnback_trainer.school import Curriculum
+    from learnback_trainer.students import Method
     from learnback_trainer.update import Recipe
 
     return Curriculum(
         Recipe(
             steps=config.steps,
-            learning_rate=config.learning_rate,
+            learning_rate=config.learning_rate or _LEARNING_RATES[config.method],
             lessons=config.step_lessons,
             anchors=config.step_anchors,
             renew_steps=config.renew_steps,
             mixture=_mixture(config),
+            method=Method(config.method),
         ),
         Budget(
             adoption=config.least_adoption,

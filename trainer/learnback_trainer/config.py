@@ -94,9 +94,15 @@ class TrainerConfig(BaseSettings):
         '{"prompt": ...} or {"messages": [...]}.',
     )
 
+    method: Literal["lora", "full"] = Field(
+        "lora",
+        description="What is taught: a LoRA adapter on the base model, or all weights of a copy.",
+    )
     lora_rank: int = Field(8, ge=1, le=1024, description="Rank of the first adapter.")
     lora_alpha: int = Field(16, ge=1, le=4096, description="Scale of the first adapter.")
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="Of AdamW.")
+    learning_rate: float | None = Field(
+        None, gt=0, le=1, description="Of AdamW. Default: 2e-3 for adapters, 3e-4 for all weights."
+    )
     steps: int = Field(60, ge=1, le=100_000, description="Most steps of a round.")
     step_lessons: int = Field(8, ge=1, le=1024, description="Lessons in a step.")
     step_anchors: int = Field(12, ge=0, le=1024, description="Anchors in a step.")

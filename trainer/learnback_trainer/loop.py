@@ -255,7 +255,12 @@ class Trainer:
         self._reached("begun")
         _log.info("a round about %d pieces of feedback, on %s", len(views), this.parent)
         with open_pupil(
-            self._base, self._checkpoints, this.parent, self._shape, self._curriculum.seed
+            self._base,
+            self._checkpoints,
+            this.parent,
+            self._shape,
+            self._curriculum.seed,
+            self._curriculum.recipe.method,
         ) as pupil:
             report = hold_round(
                 pupil,

@@ -27,6 +27,7 @@ from learnback_trainer.losses import Teacher, step_loss
 from learnback_trainer.mixture import Mixture
 from learnback_trainer.pupil import Pupil
 from learnback_trainer.reader import Ids
+from learnback_trainer.students import Method
 
 # An answer of the student may be so much longer than the longest one it should give. One that went
 # astray would else be decoded to the very limit.
@@ -38,7 +39,7 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How an adapter is taught."""
+    """How a student is taught."""
 
     steps: int = 60
     learning_rate: float = 2e-3
@@ -59,6 +60,8 @@ class Recipe:
     """Norm to which the gradient is clipped."""
     mixture: Mixture = field(default_factory=Mixture)
     """What is minimised."""
+    method: Method = Method.LORA
+    """What is moved."""
 
     def learning_rate_at(self, step: int, last: int) -> float:
         """Returns the learning rate of a step, if `last` is the last one."""
@@ -96,7 +99,7 @@ def teach(
     rng: Random,
     watch: Callable[[Progress], None] = lambda _: None,
 ) -> Taught:
-    """Teaches the student's adapter in place.
+    """Teaches the student in place.
 
     Args:
         pupil: The model.
