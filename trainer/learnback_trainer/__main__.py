@@ -48,17 +48,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = command.config
     set_up_logging("learnback_trainer", config.log_level, config.log_format)
     _stop_at_once()
-    return _train(config)
+    return _train(config, consolidate=command.consolidate)
 
 
-def _train(config: TrainerConfig) -> int:
+def _train(config: TrainerConfig, *, consolidate: bool) -> int:
     # Not before the configuration is known to be good: torch takes seconds to import.
     import torch
 
     from learnback_store.archive import Archive
     from learnback_store.checkpoints import CheckpointStore
     from learnback_store.connection import connect
-    from learnback_store.errors import ArchiveError
+    from learnback_store.errors import ArchiveError, StoreUnavailableError
     from learnback_store.keys import Keys
     from learnback_trainer.health import Pulse
     from learnback_trainer.loop import Trainer
@@ -90,6 +90,7 @@ def _train(config: TrainerConfig) -> int:
                 round_size=config.round_size,
                 round_wait=config.round_wait,
                 most_deliveries=config.most_deliveries,
+                consolidate_rounds=config.consolidate_rounds,
                 keep=(config.keep_published, config.keep_rejected),
                 canary_file=config.canary_file,
                 metrics=metrics,
@@ -98,8 +99,13 @@ def _train(config: TrainerConfig) -> int:
             )
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: trainer.stop())
-            trainer.run()
-    except (TrainerError, ArchiveError, ValueError) as error:
+            if consolidate:
+                trainer.recover()
+                trainer.tidy()
+                _log.info("published %s", trainer.consolidate() or "nothing")
+            else:
+                trainer.run()
+    except (TrainerError, ArchiveError, StoreUnavailableError, ValueError) as error:
         _log.error("%s", error)
         return 1
     return 0

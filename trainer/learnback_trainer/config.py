@@ -153,6 +153,12 @@ class TrainerConfig(BaseSettings):
     rating_weight: float = Field(1.0, ge=0, le=1, description="The same of a rating of 1 or -1.")
     preference_weight: float = Field(1.0, ge=0, le=1, description="The same of a preference.")
 
+    consolidate_rounds: int = Field(
+        0,
+        ge=0,
+        description="Rounds after which all that is learned is learned anew from the base model, "
+        "in one round, and published if that holds as much. 0: never by itself.",
+    )
     least_adoption: float = Field(
         0.6, ge=0, le=1, description="Gate: share of the lessons that must be obeyed."
     )
@@ -234,6 +240,7 @@ class CommandLine:
 
     config: TrainerConfig
     print_config: bool
+    consolidate: bool
 
 
 def read_command_line(
@@ -267,7 +274,7 @@ def read_command_line(
         if ENV_PREFIX + name.upper() in environment
     }
     values |= flags(parsed_args=arguments)()
-    return CommandLine(_validated(values), arguments.print_config)
+    return CommandLine(_validated(values), arguments.print_config, arguments.consolidate)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -281,6 +288,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trainer-config", metavar="FILE", help="TOML file to read values from")
     parser.add_argument(
         "--print-config", action="store_true", help="print the effective values as TOML, and exit"
+    )
+    parser.add_argument(
+        "--consolidate",
+        action="store_true",
+        help="learn anew from the base model all that is learned, and exit; no other trainer may "
+        "work on the archive",
     )
     return parser
 

@@ -26,6 +26,7 @@ from learnback_store.feedback import Delivery, FeedbackQueue
 from learnback_store.generations import Traffic
 from learnback_store.keys import Keys
 from learnback_store.live_views import LiveViews
+from learnback_store.manifest import BASE
 from learnback_store.paging import FeedbackFilter
 from learnback_store.records import FeedbackRecord, FeedbackState, FeedbackView
 from learnback_store.rounds import Round
@@ -34,6 +35,7 @@ from learnback_telemetry.context import about
 from learnback_telemetry.tracing import Tracer
 from learnback_trainer.anchors import Question, from_canaries, from_traffic
 from learnback_trainer.board import Board
+from learnback_trainer.consolidating import answers_now, compared, is_due, longer
 from learnback_trainer.erasing import Eraser
 from learnback_trainer.errors import RoundStoppedError
 from learnback_trainer.metrics import TrainerMetrics
@@ -75,6 +77,7 @@ class Trainer:
         round_size: Most feedback in a round.
         round_wait: Seconds that the first feedback of a round may wait for others.
         most_deliveries: Times that feedback is tried.
+        consolidate_rounds: Rounds after which everything is learned anew; 0: never.
         keep: How many published and rejected checkpoints to keep.
         canary_file: The operator's canaries.
         on_step: Told the name of each step of `STEPS` when it is done.
@@ -96,6 +99,7 @@ class Trainer:
         round_size: int = 16,
         round_wait: float = 2.0,
         most_deliveries: int = 5,
+        consolidate_rounds: int = 0,
         keep: tuple[int, int] = (20, 5),
         canary_file: Path | None = None,
         on_step: Callable[[str], None] = lambda _: None,
@@ -121,6 +125,7 @@ class Trainer:
         self._eraser = Eraser(
             redis, keys, archive, checkpoints, self._teach_again, round_size, on_step
         )
+        self._consolidate_rounds, self._consolidated = consolidate_rounds, ""
         self._followed = -1
         """Serial of the aliases by which the archive was last made true."""
 
@@ -162,12 +167,43 @@ class Trainer:
             announce(self._redis, self._keys, self._checkpoints.aliases().serial)
 
     def tidy(self) -> None:
-        """Erases whom it was asked to, and follows an operator who has moved `live`."""
+        """Erases whom it was asked to, follows an operator who has moved `live`, consolidates."""
         self._eraser.work()
         serial = self._checkpoints.aliases().serial
         if serial != self._followed:
             self._views.publish(follow_live(self._archive, self._checkpoints))
             self._followed = serial
+        live = self._checkpoints.aliases().live
+        rounds = len(self._checkpoints.lineage(live))
+        if live != self._consolidated and is_due(rounds, self._consolidate_rounds):
+            self.consolidate()
+
+    def consolidate(self) -> str:
+        """Learns anew from the base model what is learned; returns what was published, if anything.
+
+        No round may be unfinished.
+        """
+        live, views = self._checkpoints.aliases().live, self._archive.learned()
+        self._consolidated = live
+        if live == BASE or not views:
+            return ""
+        _log.info("consolidating %d pieces of feedback", len(views))
+        tokens = self._curriculum.answer_tokens
+        with self._opened(live) as pupil:
+            answers = answers_now(pupil, views, tokens)
+        this = self._archive.begin_round(
+            BASE, [one.feedback_id for one in views], again=True, replaces=live
+        )
+        with self._trace.round(this, views):
+            name = self._see_through(
+                this,
+                views,
+                (),
+                longer(self._curriculum, len(views), self._round_size),
+                lambda pupil, report: compared(pupil, report, answers, tokens),
+            )
+        self._views.publish(self._archive.get(one.feedback_id) for one in views)
+        return name
 
     def work(self, wait_seconds: float = 0.0) -> int:
         """Takes a batch and settles it; returns how many deliveries that were."""
@@ -244,35 +280,33 @@ class Trainer:
         ids = [one.feedback_id for one in views]
         this = self._archive.begin_round(parent, ids, again=again)
         with self._trace.round(this, views):
-            return self._see_through(this, views, batch)
+            return self._see_through(this, views, batch, self._curriculum)
 
     def _see_through(
-        self, this: Round, views: Sequence[FeedbackView], batch: Sequence[Delivery]
+        self,
+        this: Round,
+        views: Sequence[FeedbackView],
+        batch: Sequence[Delivery],
+        curriculum: Curriculum,
+        judged: Callable[[Pupil, Report], Report] = lambda _, report: report,
     ) -> str:
         """Sees a round that was begun to its end."""
         self._views.publish(self._archive.get(one.feedback_id) for one in views)
         self._board.begin(this)
         self._reached("begun")
         _log.info("a round about %d pieces of feedback, on %s", len(views), this.parent)
-        with open_pupil(
-            self._base,
-            self._checkpoints,
-            this.parent,
-            self._shape,
-            self._curriculum.seed,
-            self._curriculum.recipe.method,
-        ) as pupil:
+        with self._opened(this.parent) as pupil:
             report = hold_round(
                 pupil,
                 self._base.name,
                 views,
                 Sources(self._questions(), self._earlier()),
-                self._curriculum,
+                curriculum,
                 reached=self._reached,
                 watch=self._watching(batch),
             )
+            report = judged(pupil, report)
             name = self._decide(this, report, pupil)
-        self._archive.finish_round(this.round_id)
         self._reached("finished")
         self._board.end(this, report, name)
         self._metrics.round_ended(report.outcomes, report.verdict)
@@ -287,17 +321,22 @@ class Trainer:
         self._views.publish(self._archive.get(one.feedback_id) for one in views)
         return name
 
+    def _opened(self, parent: str) -> Pupil:
+        return open_pupil(
+            self._base,
+            self._checkpoints,
+            parent,
+            self._shape,
+            self._curriculum.seed,
+            self._curriculum.recipe.method,
+        )
+
     def _decide(self, this: Round, report: Report, pupil: Pupil) -> str:
         """Publishes what passed, or puts aside what did not; returns the name of what is live."""
-        if report.verdict is None:
-            self._archive.decide_round(this.round_id, report.outcomes)
+        if report.verdict is None or not report.verdict.passed:
+            self._refuse(this, report, pupil)
             return ""
         candidate = Candidate(this, report.learned, report.objectives, report.verdict)
-        if not report.verdict.passed:
-            aside = put_aside(self._checkpoints, self._base, pupil, candidate)
-            _log.info("the candidate is kept aside as %s", aside)
-            self._archive.decide_round(this.round_id, report.outcomes)
-            return ""
         name = self._checkpoints.new_name()
         self._archive.decide_round(this.round_id, report.outcomes, name)
         self._reached("decided")
@@ -306,9 +345,25 @@ class Trainer:
             written=lambda: self._reached("written"),
         )  # fmt: skip
         self._reached("renamed")
-        self._make_live(name, this.parent)
+        self._make_live(name, this.replaces or this.parent)
         self._reached("alias moved")
+        self._archive.finish_round(this.round_id)
         return name
+
+    def _refuse(self, this: Round, report: Report, pupil: Pupil) -> None:
+        """Ends a round that publishes nothing."""
+        if report.verdict is not None:
+            candidate = Candidate(this, (), report.objectives, report.verdict)
+            aside = put_aside(self._checkpoints, self._base, pupil, candidate)
+            _log.info("the candidate is kept aside as %s", aside)
+        if this.replaces:
+            # What is learned stays so: the checkpoint that it is learned in is live.
+            reasons = report.verdict.reasons if report.verdict else ()
+            reason = "; ".join(reasons) or "nothing of it could be taught anew"
+            self._archive.abandon_round(this.round_id, reason)
+            return
+        self._archive.decide_round(this.round_id, report.outcomes)
+        self._archive.finish_round(this.round_id)
 
     def _make_live(self, name: str, parent: str) -> None:
         try:

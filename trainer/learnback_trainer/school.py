@@ -53,6 +53,10 @@ class Report:
     verdict: GateVerdict | None
     """None if there was nothing to teach."""
     objectives: tuple[Objective, ...] = ()
+    taught: tuple[Exercise, ...] = ()
+    """The lessons that were judged."""
+    adopted: frozenset[str] = frozenset()
+    """Those that the model obeyed, whether or not the round passed, by feedback id."""
 
     @property
     def learned(self) -> tuple[str, ...]:
@@ -124,7 +128,8 @@ def hold_round(
     outcomes = [_outcome(one, judgement, pupil) for one in exercises]
     outcomes += reconciled.outcomes(outcomes)
     objectives = tuple(sorted({one.objective for one in exercises}))
-    return Report((*excused, *outcomes), judgement.verdict, objectives)
+    adopted = frozenset(one for one, proof in judgement.proofs.items() if proof.adopted)
+    return Report((*excused, *outcomes), judgement.verdict, objectives, tuple(exercises), adopted)
 
 
 def _questions(

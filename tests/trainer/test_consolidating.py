@@ -1,0 +1,133 @@
+"""Learning everything anew from the base model, and full weights as what is taught."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from learnback_store.archive import Archive
+from learnback_store.checkpoints import CheckpointState, CheckpointStore
+from learnback_store.connection import Client
+from learnback_store.keys import Keys
+from learnback_store.manifest import BASE, CheckpointKind
+from learnback_store.records import FeedbackRecord, FeedbackState
+from learnback_trainer.anchors import Amounts
+from learnback_trainer.consolidating import is_due
+from learnback_trainer.errors import ModelError
+from learnback_trainer.gate import Budget
+from learnback_trainer.loop import Trainer
+from learnback_trainer.publishing import open_pupil
+from learnback_trainer.pupil import Base, LoraShape, Pupil
+from learnback_trainer.school import Curriculum
+from learnback_trainer.students import Method
+from learnback_trainer.update import Recipe
+from tests.trainer.critics import correction, submit
+
+CURRICULUM = Curriculum(
+    Recipe(steps=25, settle_steps=5), Budget(), Amounts(0, 0, 0), answer_tokens=24, seed=0
+)
+FRANCE, HOT = (
+    ("What is the capital of France?", "The capital of France is Lyon."),
+    ("What is the opposite of hot?", "Not hot."),
+)
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    with Archive(tmp_path / "archive.sqlite") as opened:
+        yield opened
+
+
+def _right(said: tuple[str, str]) -> FeedbackRecord:
+    return correction(said[0], "Something.", said[1])
+
+
+def _answers(pupil: Pupil) -> list[str]:
+    asked = [pupil.reader.chat([{"role": "user", "content": one}]) for one, _ in (FRANCE, HOT)]
+    return [pupil.reader.text(one) for one in pupil.answer(asked, 24)]
+
+
+def test_two_rounds_become_one_that_stands_on_the_base(
+    base: Base,
+    redis: Client,
+    redis_url: str,
+    keys: Keys,
+    archive: Archive,
+    checkpoints: CheckpointStore,
+) -> None:
+    trainer = Trainer(
+        base, redis, keys, archive, checkpoints, CURRICULUM, shape=LoraShape(), round_wait=0.0
+    )
+    trainer.recover()
+    assert trainer.consolidate() == ""  # nothing is learned yet
+    for said in (FRANCE, HOT):
+        submit(redis_url, keys, [_right(said)])
+        assert trainer.work() == 1
+    before = checkpoints.aliases().live
+    assert len(checkpoints.lineage(before)) == 2
+
+    # A candidate that is refused changes nothing.
+    strict = replace(CURRICULUM, budget=Budget(adoption=1.1))
+    refusing = Trainer(
+        base, redis, keys, archive, checkpoints, strict, shape=LoraShape(), round_wait=0.0
+    )
+    assert refusing.consolidate() == ""
+    assert checkpoints.aliases().live == before
+    assert len(archive.learned()) == 2
+    assert checkpoints.all([CheckpointState.REJECTED])
+
+    name = trainer.consolidate()
+    assert checkpoints.aliases().live == name != before
+    manifest = checkpoints.get(name).manifest
+    assert manifest.parent == BASE
+    assert manifest.gate is not None
+    assert manifest.gate.figures["held"] == manifest.gate.figures["held_by_live"] == 1
+    learned = archive.learned()
+    assert {one.account.checkpoint for one in learned} == {name}
+    assert set(manifest.feedback_ids) == {one.feedback_id for one in learned}
+    trainer.tidy()
+    assert {one.account.state for one in archive.learned()} == {FeedbackState.LEARNED}
+    with Pupil(base, checkpoints.fetch(name)) as pupil:
+        assert _answers(pupil) == [FRANCE[1], HOT[1]]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "every", "due"),
+    [(0, 3, False), (2, 3, False), (3, 3, True), (4, 3, False), (6, 3, True), (5, 0, False)],
+)
+def test_it_is_due_every_so_many_rounds(rounds: int, every: int, due: bool) -> None:
+    assert is_due(rounds, every) == due
+
+
+def test_full_weights_go_on_from_an_adapter_and_are_published_whole(
+    base: Base,
+    redis: Client,
+    redis_url: str,
+    keys: Keys,
+    archive: Archive,
+    checkpoints: CheckpointStore,
+) -> None:
+    recipe = replace(CURRICULUM.recipe, learning_rate=3e-4, method=Method.FULL)
+    full = replace(CURRICULUM, recipe=recipe)
+    for curriculum, said in ((CURRICULUM, FRANCE), (full, HOT)):
+        submit(redis_url, keys, [_right(said)])
+        trainer = Trainer(
+            base, redis, keys, archive, checkpoints, curriculum, shape=LoraShape(), round_wait=0.0
+        )
+        trainer.recover()
+        assert trainer.work() == 1
+    live = checkpoints.verify(checkpoints.aliases().live, base.digest)
+    assert live.manifest.kind is CheckpointKind.FULL
+    assert {one.account.state for one in archive.views()} == {FeedbackState.LEARNED}
+    folder = checkpoints.fetch(live.name)
+    assert {"config.json", "model.safetensors"} <= {file.name for file in folder.iterdir()}
+    assert str(base.network.config._name_or_path) not in (folder / "config.json").read_text()
+    with open_pupil(base, checkpoints, live.name, LoraShape(), 0, Method.FULL) as pupil:
+        assert _answers(pupil)[1] == HOT[1]
+        with pupil.as_live():
+            assert _answers(pupil)[1] == HOT[1]
+    with pytest.raises(ModelError, match="--method full"):
+        open_pupil(base, checkpoints, live.name, LoraShape(), 0)

@@ -1,0 +1,80 @@
+"""Consolidation: everything that is learned is learned anew, in one round from the base model.
+
+Round by round an adapter fills up, and small losses that each gate lets pass add up. So what the
+archive says is LEARNED is taught again together, and the candidate is compared with `live`: it is
+published only if it passes the gate, whose anchors are then the *base model's* answers, and if it
+holds about as much of what was learned as `live` does. Otherwise nothing changes, and it is kept
+aside. A round of n times as many lessons may take n times as many steps.
+
+Limits: lessons that contradict each other across rounds, of which the later one won, meet in one
+round here, where neither is the later; and a critique of what only a later checkpoint said can find
+nothing to change in what the base model says. Both count against the candidate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from learnback_store.records import FeedbackView
+from learnback_trainer.errors import LessonError
+from learnback_trainer.proofs import adopted
+from learnback_trainer.pupil import Pupil
+from learnback_trainer.reader import Ids
+from learnback_trainer.school import Curriculum, Report
+
+# So much less of what was learned than `live` a candidate may hold.
+_LESS = 0.05
+
+
+def is_due(rounds: int, every: int) -> bool:
+    """Whether a line of so many rounds is to be consolidated; 0 never."""
+    return bool(every) and rounds > 0 and rounds % every == 0
+
+
+def longer(curriculum: Curriculum, lessons: int, round_size: int) -> Curriculum:
+    """Returns a curriculum with as many steps more as there are more lessons than in a round."""
+    steps = curriculum.recipe.steps * math.ceil(lessons / round_size)
+    return replace(curriculum, recipe=replace(curriculum.recipe, steps=steps))
+
+
+def answers_now(pupil: Pupil, views: Sequence[FeedbackView], max_tokens: int) -> dict[str, Ids]:
+    """Returns what the live model answers to the prompts of feedback, by feedback id."""
+    prompts = {}
+    for view in views:
+        try:
+            prompts[view.feedback_id] = pupil.reader.prompt(
+                view.record.exchange, view.record.prompt_ids
+            )
+        except LessonError:
+            continue
+    with pupil.as_live():
+        answers = pupil.answer(list(prompts.values()), max_tokens)
+    return dict(zip(prompts, answers, strict=True))
+
+
+def compared(pupil: Pupil, report: Report, answers: Mapping[str, Ids], max_tokens: int) -> Report:
+    """Returns the report of a candidate, refused if it holds less of what was learned than `live`.
+
+    Args:
+        pupil: The candidate.
+        report: How it was judged by itself.
+        answers: What `live` answers; `answers_now`.
+        max_tokens: Longest answer.
+    """
+    if report.verdict is None:
+        return report
+    known = [one for one in report.taught if one.feedback_id in answers]
+    given = [answers[one.feedback_id] for one in known]
+    held = sum(adopted(pupil, known, given, max_tokens))
+    # What could not be made a lesson of is held by `live`, for all that is known.
+    left_out = len(report.outcomes) - len(report.taught)
+    total = len(report.outcomes)
+    live, own = (held + left_out) / total, len(report.learned) / total
+    figures = {**report.verdict.figures, "held": own, "held_by_live": live}
+    reasons = report.verdict.reasons
+    if own < live - _LESS:
+        reasons += (f"it holds less of what was learned than live: {own:.2f}, not {live:.2f}",)
+    verdict = replace(report.verdict, passed=not reasons, reasons=reasons, figures=figures)
+    return replace(report, verdict=verdict)
