@@ -319,8 +319,16 @@ def build(
     checkpoints = handover.checkpoints if handover else None
     swap = None
     if checkpoints is not None:
-        merge = config.merge == "auto"
-        swap = HotSwap(model, engine, catalog, checkpoints, metrics, tracer, merge=merge)
+        swap = HotSwap(
+            model,
+            engine,
+            catalog,
+            checkpoints,
+            metrics,
+            tracer,
+            merge=config.merge == "auto",
+            drain=config.swap == "drain",
+        )
     recorder = GenerationRecorder(log, prompts.text_of, log_texts=config.log_texts)
     lost = asyncio.Event()
     service = InferenceService(engine, post, admission, intake, recorder, lost.set)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from learnback_server.engine.options import ModelFacts
@@ -25,6 +26,7 @@ class Catalog:
     """The checkpoints that are loaded, and the aliases that point at them.
 
     It belongs to the event loop: a request is resolved before or after a change, never between.
+    While a checkpoint is exchanged for another and neither can answer, requests for it wait.
 
     Args:
         facts: The model, whose own weights are always there and are live at first.
@@ -33,7 +35,10 @@ class Catalog:
     def __init__(self, facts: ModelFacts) -> None:
         base = ServedCheckpoint(facts.checkpoint, facts.digest)
         self._loaded: dict[str, ServedCheckpoint] = {base.name: base}
+        self._base = base
         self._aliases: Mapping[str, str] = {LIVE: base.name}
+        self._withheld: frozenset[str] = frozenset()
+        self._released = asyncio.Event()
 
     @property
     def loaded(self) -> frozenset[str]:
@@ -55,6 +60,28 @@ class Catalog:
         moved = {alias: name for alias, name in aliases.items() if name in self._loaded}
         self._aliases = {LIVE: self._aliases[LIVE], **kept, **moved}
 
+    def withhold(self, names: Iterable[str]) -> None:
+        """Lets requests for these checkpoints wait, until `release`."""
+        self._withheld |= frozenset(names)
+        self._released.clear()
+
+    def release(self) -> None:
+        """Lets those who wait go on, to what names and aliases stand for now."""
+        self._withheld = frozenset()
+        self._released.set()
+
+    async def settled(self, name_or_alias: str) -> None:
+        """Waits until what a name or an alias stands for can answer."""
+        while self._target(name_or_alias) in self._withheld:
+            await self._released.wait()
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Takes out checkpoints that are gone. If the live one is, the base takes its place."""
+        for name in names:
+            self._loaded.pop(name, None)
+        if self._aliases[LIVE] not in self._loaded:
+            self._aliases = {**self._aliases, LIVE: self._base.name}
+
     def drop_unused(self, keep: str) -> list[str]:
         """Takes out every checkpoint that no alias points at, but `keep`; returns their names."""
         used = {keep, *self._aliases.values()}
@@ -69,8 +96,7 @@ class Catalog:
         Raises:
             CheckpointNotFoundError: There is none here.
         """
-        asked = name_or_alias or LIVE
-        found = self._loaded.get(self._aliases.get(asked, asked))
+        found = self._loaded.get(self._target(name_or_alias))
         if found is None:
             name = clipped(name_or_alias, _MAX_NAME_CHARS)
             raise CheckpointNotFoundError(
@@ -78,3 +104,7 @@ class Catalog:
                 checkpoint=name,
             )
         return found
+
+    def _target(self, name_or_alias: str) -> str:
+        asked = name_or_alias or LIVE
+        return self._aliases.get(asked, asked)

@@ -176,6 +176,11 @@ class ServerConfig(BaseSettings):
         description="auto: the live adapter is merged aside, into weights of its own. never: "
         "adapters take no memory beyond their factors, and run slower.",
     )
+    swap: Literal["aside", "drain"] = Field(
+        "aside",
+        description="How full weights take the place of others. aside: loaded while those answer. "
+        "drain: requests wait until those have ended and been let go, which takes less memory.",
+    )
 
     drain_grace: float = Field(
         30.0,

@@ -6,7 +6,8 @@ at once; the live one is then merged aside, and new requests get the merged netw
 fast as the bare model. It stays merged as long as an alias points at it, so that moving back to
 "previous" is at once and brings back the very same answers. A checkpoint that is corrupt, made for
 another base model, or of another shape is refused with a line in the log; what an alias pointed at
-before serves on, and it is not tried again until the alias has moved.
+before serves on, and it is not tried again until the alias has moved. How full weights come in is
+told by `full_weights.py`.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ from learnback_server.engine.adapter import (
 from learnback_server.engine.engine import Engine
 from learnback_server.engine.loading import LoadedModel
 from learnback_server.engine.runner import ModelRunner
-from learnback_server.engine.weights import load_full, merge, merge_by_peft
+from learnback_server.engine.weights import merge, merge_by_peft
+from learnback_server.full_weights import FullWeights
 from learnback_server.metrics import ServerMetrics
 from learnback_store.aliases import Aliases
-from learnback_store.checkpoints import CheckpointStore
+from learnback_store.checkpoints import Checkpoint, CheckpointStore
 from learnback_store.errors import CheckpointError
-from learnback_store.manifest import CheckpointKind, Manifest
+from learnback_store.manifest import CheckpointKind
 from learnback_telemetry.context import note
 from learnback_telemetry.tracing import Tracer, fail, link_to
 
@@ -51,6 +53,7 @@ class HotSwap:
         metrics: Told of swaps and refusals.
         tracer: Makes their spans.
         merge: Whether the live adapter is merged; if not, none takes memory beyond its factors.
+        drain: See `full_weights.py`.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class HotSwap:
         tracer: Tracer,
         *,
         merge: bool = True,
+        drain: bool = False,
     ) -> None:
         self._model = model
         self._engine = engine
@@ -70,6 +74,7 @@ class HotSwap:
         self._checkpoints = checkpoints
         self._metrics = metrics
         self._tracer = tracer
+        self._full = FullWeights(model, engine, catalog, drain=drain)
         self._refused: set[str] = set()
         self._merge = merge
         self._unmerged: dict[str, Adapter] = {}
@@ -105,10 +110,26 @@ class HotSwap:
 
     async def follow(self, aliases: Aliases) -> None:
         """Makes everything ready that an alias points at, then moves the aliases."""
+        tried: set[str] = set()
+        try:
+            while missing := self._missing(aliases) - tried:
+                for name in sorted(missing):
+                    await self._take_up(name, live=name == aliases.live)
+                tried |= missing
+                # That may have taken minutes, in which the aliases may have moved on, or back.
+                aliases = await asyncio.to_thread(self._checkpoints.aliases)
+            self._point(aliases)
+        finally:
+            self._catalog.release()
+        self._begin_merging()
+
+    def _missing(self, aliases: Aliases) -> set[str]:
+        """What an alias points at and is not loaded, nor known to be bad."""
         wanted = set(aliases.targets.values())
         self._refused &= wanted
-        for name in sorted(wanted - self._catalog.loaded - self._refused):
-            await self._take_up(name)
+        return wanted - self._catalog.loaded - self._refused
+
+    def _point(self, aliases: Aliases) -> None:
         before = self._catalog.live.name
         self._catalog.point(aliases.targets)
         dropped = self._catalog.drop_unused(keep=self._model.facts.checkpoint)
@@ -120,7 +141,6 @@ class HotSwap:
         self._metrics.refused_now(len(self._refused))
         if live.name != before:
             _log.info("%s is live; it was %s", live.name, before)
-        self._begin_merging()
 
     def _begin_merging(self) -> None:
         """Has the live adapter merged aside, if it is not and no other is being merged."""
@@ -145,32 +165,41 @@ class HotSwap:
     def _merged(self, adapter: Adapter) -> ModelRunner:
         return self._engine.prepare(merge(self._model.network, adapter))
 
-    async def _take_up(self, name: str) -> None:
+    async def _take_up(self, name: str, *, live: bool) -> None:
+        """Verifies a checkpoint and lets it answer. Takes from a moment to minutes."""
         began = time.monotonic()
         with self._tracer.span("learnback.swap"):
             note(checkpoint=name)
             try:
-                manifest, digest = await asyncio.to_thread(self._make_ready, name)
+                checkpoint = await asyncio.to_thread(self._verified, name)
+                taken = await self._make_ready(checkpoint, live=live)
             except (CheckpointError, WeightsError) as error:
                 self._refused.add(name)
                 self._metrics.swap_refused(error)
                 fail(type(error).__name__)
                 _log.error("checkpoint %s is refused: %s", name, error)
                 return
-            link_to(manifest.traceparent)
-            self._catalog.add(ServedCheckpoint(name, digest))
-            self._metrics.loaded(manifest, digest, time.monotonic() - began)
+            link_to(checkpoint.manifest.traceparent)
+            if taken:
+                self._catalog.add(ServedCheckpoint(name, checkpoint.digest))
+                seconds = time.monotonic() - began
+                self._metrics.loaded(checkpoint.manifest, checkpoint.digest, seconds)
 
-    def _make_ready(self, name: str) -> tuple[Manifest, str]:
-        """Verifies a checkpoint and lets it answer. Takes from a moment to minutes."""
-        checkpoint = self._checkpoints.verify(name, self._model.facts.digest)
+    async def _make_ready(self, checkpoint: Checkpoint, *, live: bool) -> bool:
+        """Lets a verified checkpoint answer; returns whether there was room for it."""
+        name = checkpoint.name
         folder = self._checkpoints.fetch(name)
         if checkpoint.manifest.kind is CheckpointKind.ADAPTER:
-            self._add_adapter(name, folder)
+            await asyncio.to_thread(self._add_adapter, name, folder)
+        elif self._full.admits(live):
+            await self._full.take_up(name, folder)
         else:
-            network = load_full(self._model.network, folder)
-            self._engine.serve(name, self._engine.prepare(network))
-        return checkpoint.manifest, checkpoint.digest
+            _log.info("checkpoint %s is not loaded: there is room for the live one only", name)
+            return False
+        return True
+
+    def _verified(self, name: str) -> Checkpoint:
+        return self._checkpoints.verify(name, self._model.facts.digest)
 
     def _add_adapter(self, name: str, folder: Path) -> None:
         """Lets an adapter answer unmerged; one that the bank can't hold, merged by PEFT."""

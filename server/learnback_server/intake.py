@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +14,7 @@ from learnback.v1 import inference_pb2 as pb
 from learnback_server.catalog import Catalog, ServedCheckpoint
 from learnback_server.engine.messages import GenerationRequest, SamplingParams
 from learnback_server.engine.options import ModelFacts
-from learnback_server.errors import ContextLengthError, Violation
+from learnback_server.errors import ContextLengthError, QueueTimeoutError, Violation
 from learnback_server.ids import new_generation_id
 from learnback_server.prompts import PromptReader
 from learnback_server.validation import MAX_SEED, SpecCheck
@@ -79,14 +81,17 @@ class Intake:
         Raises:
             BadCallError: The spec is malformed, or too long for the context.
             CheckpointNotFoundError: No checkpoint goes by that name.
+            QueueTimeoutError: It waited too long for a checkpoint that is being exchanged.
         """
         self._check.check(spec)
         self._catalog.resolve(spec.checkpoint)  # or refuse it before the work of reading the prompt
         prompt_ids = await self._prompts.read(spec)
+        wait = _seconds_of(spec, "queue_timeout")
+        queue_deadline = arrived + (self._defaults.queue_timeout if wait is None else wait)
+        await self._wait_for_swap(spec.checkpoint, queue_deadline)
         # Once more, because a swap may have come between; from here to the engine nothing waits.
         checkpoint = self._catalog.resolve(spec.checkpoint)
         max_tokens = self._max_tokens(spec, len(prompt_ids))
-        wait = _seconds_of(spec, "queue_timeout")
         limit = _seconds_of(spec, "time_limit")
         request = GenerationRequest(
             generation_id=new_generation_id(),
@@ -96,11 +101,22 @@ class Intake:
             n=spec.sampling.n if spec.sampling.HasField("n") else 1,
             priority=spec.priority,
             arrived=arrived,
-            queue_deadline=arrived + (self._defaults.queue_timeout if wait is None else wait),
+            queue_deadline=queue_deadline,
             deadline=_earliest(call_deadline, None if limit is None else arrived + limit),
             trace_id=ids_in_hand().get(TRACE_ID, ""),
         )
         return Asked(spec, request, checkpoint, spec.request_id, call_deadline)
+
+    async def _wait_for_swap(self, checkpoint: str, until: float) -> None:
+        """Waits while the checkpoint is exchanged for another, which counts as being queued."""
+        try:
+            async with asyncio.timeout(until - time.monotonic()):
+                await self._catalog.settled(checkpoint)
+        except TimeoutError:
+            raise QueueTimeoutError(
+                "its checkpoint was being exchanged for another all the time; try again later, "
+                "or set a longer queue_timeout"
+            ) from None
 
     def _max_tokens(self, spec: pb.GenerationSpec, prompt_tokens: int) -> int:
         context = self._facts.context_tokens

@@ -133,6 +133,9 @@ class InferenceService(InferenceServiceServicer):
             self._engine.submit(request)
         except messages.QueueFullError as error:
             raise QueueFullError from error
+        except messages.CheckpointGoneError as error:
+            # Let go for another, which the end of the server left no time to load.
+            raise DrainingError from error
         except messages.EngineStoppedError as error:
             self._report_lost()
             raise DrainingError from error

@@ -11,7 +11,7 @@ import heapq
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from transformers import PreTrainedModel
 
@@ -178,6 +178,10 @@ class Engine:
     def lanes(self) -> tuple[str, ...]:
         """The ways of computing that are held, by name."""
         return self._slots.lanes
+
+    def wait_until_gone(self, checkpoints: Collection[str]) -> None:
+        """Blocks until nothing is held any more of these, which have been retired."""
+        self._slots.wait_until_gone({*checkpoints, *(name + MERGED for name in checkpoints)})
 
     def retire(self, checkpoint: str) -> None:
         """Takes no new generations for a checkpoint, and frees it when its last one has ended."""

@@ -13,7 +13,7 @@ lock, because generations are submitted on other threads than the engine's.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,7 +56,7 @@ class CheckpointSlots:
     def __init__(self, on_release: Callable[[str], None]) -> None:
         """`on_release` is called, on whichever thread it happens, when a lane is let go."""
         self._on_release = on_release
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._slots: dict[str, _Slot] = {}
         self._current: dict[str, str] = {}
 
@@ -123,6 +123,11 @@ class CheckpointSlots:
         if gone:
             self._on_release(lane)
 
+    def wait_until_gone(self, lanes: Collection[str]) -> None:
+        """Blocks until none of these is held."""
+        with self._lock:
+            self._lock.wait_for(lambda: not any(name in self._slots for name in lanes))
+
     def lane(self, name: str) -> Lane:
         """A lane that is pinned."""
         return self._slots[name].lane
@@ -140,5 +145,6 @@ class CheckpointSlots:
     def _drop_if_done(self, lane: str, slot: _Slot) -> bool:
         if slot.retired and not slot.pinned:
             del self._slots[lane]
+            self._lock.notify_all()
             return True
         return False

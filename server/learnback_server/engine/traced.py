@@ -116,6 +116,7 @@ class StepTrace:
             record: Any = torch.jit.trace  # untyped, and a function of many uses
             inputs = _inputs(sample, self.windows, cache, _Workspace(cache))
             self._traced = record(step.run, (*weights.values(), *inputs), check_trace=False)
+        step.forget()  # torch keeps what it has recorded
 
     def fits(self, weights: Mapping[str, torch.Tensor], windows: Windows) -> bool:
         """Whether a network with these weights may compute by it; agreeing proves it."""
@@ -238,6 +239,11 @@ class _OpenStep:
             setattr(module, own, weight)
         logits: torch.Tensor = self._step(*others)
         return logits
+
+    def forget(self) -> None:
+        """Lets go of the weights that it was run with last."""
+        for module, own in self._places:
+            delattr(module, own)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,14 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from learnback_server.engine.adapter import Adapter, WeightsError
+
+_ORIGIN = ("_name_or_path", "transformers_version", "dtype", "use_cache", "architectures")
+"""What a configuration says besides how to compute."""
 
 
 def shell(network: PreTrainedModel) -> PreTrainedModel:
@@ -67,17 +71,37 @@ def load_full(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """The network whose weights are all in `folder`, on the device and of the type of `base`.
 
     Raises:
-        WeightsError: They are not the weights of a model of the base's shape.
+        WeightsError: They are not the weights of a model like the base.
     """
+    require_like(base, folder)
+    load: Any = AutoModelForCausalLM.from_pretrained  # whose result depends on its arguments
     try:
-        network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=base.dtype)
-    except (OSError, ValueError, RuntimeError) as error:
+        network, loaded = load(folder, dtype=base.dtype, output_loading_info=True)
+        placed: PreTrainedModel = network.to(base.device).eval()
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise WeightsError(f"the weights can't be loaded: {error}") from error
-    if _shapes(network) != _shapes(base):
-        raise WeightsError("the weights are of another shape than the base model's")
-    placed: PreTrainedModel = network.to(base.device).eval()
+    if loaded["missing_keys"]:  # transformers would answer by random ones
+        missing = ", ".join(sorted(loaded["missing_keys"])[:3])
+        raise WeightsError(f"{len(loaded['missing_keys'])} weights are missing: {missing}")
     return placed
 
 
-def _shapes(network: torch.nn.Module) -> dict[str, torch.Size]:
-    return {name: weight.shape for name, weight in network.named_parameters()}
+def require_like(base: PreTrainedModel, folder: Path) -> None:
+    """Refuses a model in `folder` that is not configured as the base; reads no weights.
+
+    Raises:
+        WeightsError: It is not, or its configuration can't be read.
+    """
+    try:
+        own = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"its configuration can't be read: {error}") from error
+    theirs, ours = _shape_of(own), _shape_of(base.config)
+    other = sorted(key for key in theirs | ours if theirs.get(key) != ours.get(key))
+    if other:
+        raise WeightsError(f"it is another model than the base: other {', '.join(other[:5])}")
+
+
+def _shape_of(config: PreTrainedConfig) -> dict[str, Any]:
+    """What a configuration says of the computation, without where it comes from."""
+    return {key: value for key, value in config.to_dict().items() if key not in _ORIGIN}
