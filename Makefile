@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo up test test-image check image bench format protos dashboards clean
+.PHONY: help setup demo up test test-image check image bench bench-swap format protos dashboards clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ image: ## Build the images with docker, podman or buildah (scripts/image tells w
 
 bench: setup ## Measure serving against transformers (takes some minutes)
 	@$(BIN)/python -m bench.serve
+
+bench-swap: setup ## Measure what a swap costs those who are being answered (takes some minutes)
+	@$(BIN)/python -m bench.swap
 
 format: setup ## Format the code
 	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --fix --quiet .

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc.aio
 import uvloop
@@ -24,13 +25,12 @@ def run(address: str, workload: Workload) -> list[Trace]:
     return uvloop.run(_run(address, iter(workload.tasks), workload.streams))
 
 
-def run_for(
-    address: str, streams: int, lengths: Lengths, vocab_size: int, seconds: float
+def run_until(
+    over: Path, address: str, streams: int, lengths: Lengths, vocab_size: int
 ) -> list[Trace]:
-    """Sends one request after the other on each stream; nothing new when the time is over."""
-    end = time.perf_counter() + seconds
+    """Sends one request after the other on each stream, until there is a file called `over`."""
     tasks = draw_tasks(lengths, vocab_size, seed=0)
-    in_time = itertools.takewhile(lambda _: time.perf_counter() < end, tasks)
+    in_time = itertools.takewhile(lambda _: not over.exists(), tasks)
     return uvloop.run(_run(address, in_time, streams))
 
 

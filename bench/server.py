@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 """Longest that a server may take to load a model, or to stop, in seconds."""
 
 

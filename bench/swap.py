@@ -63,7 +63,7 @@ class Scale:
 
 
 SCALES = {
-    "nano": Scale(Lengths((16, 64), (32, 96)), swaps=6, steady_seconds=3.0, threads=1),
+    "nano": Scale(Lengths((16, 64), (24, 48)), swaps=6, steady_seconds=4.0, threads=1),
     "qwen3-0.6b": Scale(Lengths((16, 32), (16, 24)), swaps=2, steady_seconds=30.0, threads=2),
 }
 
@@ -111,32 +111,34 @@ def serving(model: Path, threads: int, folder: Path, *flags: str) -> Iterator[Se
 def measure(model: shapes.Model, scale: Scale, folder: Path) -> dict[str, list[float]]:
     """One round: seconds between tokens, by phase."""
     names = publish_adapters(model.folder, CheckpointStore(folder / "checkpoints"), scale.swaps)
+    over = folder / "over"
     with serving(model.folder, scale.threads, folder) as server, worker() as process:
-        seconds = (2 * scale.swaps + 2) * scale.steady_seconds
-        run = (server.address, STREAMS, scale.lengths, model.vocab_size, seconds)
-        loaded = process.submit(load.run_for, *run)
-        moves = list(_move_about(server, names, scale.steady_seconds, loaded.done))
+        process.submit(time.perf_counter).result()  # it has to start, which takes a while
+        load_of = (server.address, STREAMS, scale.lengths, model.vocab_size)
+        loaded = process.submit(load.run_until, over, *load_of)
+        try:
+            moves = _move_about(server, names, scale.steady_seconds)
+        finally:
+            over.touch()
         return gaps_by_phase(loaded.result(), moves)
 
 
-def _move_about(
-    server: Server, names: Sequence[str], steady_seconds: float, over: Callable[[], bool]
-) -> Iterator[Move]:
-    """Goes to each checkpoint and back, for as long as there is load."""
+def _move_about(server: Server, names: Sequence[str], steady_seconds: float) -> list[Move]:
+    """Goes to each checkpoint and back, under load."""
+    moves = []
     with Client(server.address) as client:
         time.sleep(2 * steady_seconds)  # the load has to begin
         for name in names:
             asked = time.perf_counter()
             client.promote_checkpoint(name)
             merged, _ = server.wait_for(rf"{name} is merged")
+            moves.append(Move("swap", asked, merged))
             time.sleep(steady_seconds)
             back = time.perf_counter()
             client.promote_checkpoint(BASE)
+            moves.append(Move("back", back, time.perf_counter()))
             time.sleep(steady_seconds)
-            if over():
-                return
-            yield Move("swap", asked, merged)
-            yield Move("back", back, back)
+    return moves
 
 
 def gaps_by_phase(traces: Sequence[Trace], moves: Sequence[Move]) -> dict[str, list[float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+import learnback_nano
+from learnback_nano import world
 from learnback_server.engine.adapter import UnusualAdapterError, WeightsError, read_adapter
-from learnback_server.engine.loading import LoadedModel
+from learnback_server.engine.loading import LoadedModel, load_model
 from learnback_server.engine.weights import merge
 from tests.engine.harness import PlainModel, Running, request
 
@@ -30,14 +33,16 @@ SORTS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_adapter(base: Path, folder: Path, seed: int = 0, **config: Any) -> PlainModel:
+def write_adapter(
+    base: Path, folder: Path, seed: int = 0, std: float = 0.2, **config: Any
+) -> PlainModel:
     """Writes a random adapter; returns the model that PEFT merges it into."""
     torch.manual_seed(seed)
     network = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     adapted = get_peft_model(network, LoraConfig(**{"target_modules": "all-linear"} | config))
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.2)
+            torch.nn.init.normal_(weight, std=std)
     adapted.save_pretrained(str(folder))
     plain = PlainModel(base)
     plain.network = adapted.merge_and_unload().eval()
@@ -104,6 +109,30 @@ def test_who_began_unmerged_ends_so_and_the_lane_is_freed(
         assert running.engine.lanes == ("base", "one+merged")
         running.engine.retire("one")
         assert running.engine.lanes == ("base",)
+
+
+def test_nano_answers_the_same_merged_and_unmerged(tmp_path: Path) -> None:
+    nano = load_model(str(learnback_nano.path()))
+    write_adapter(learnback_nano.path(), tmp_path, std=0.03, r=16)
+    adapter = read_adapter(tmp_path, nano.network)
+    draw = Random(0)
+    prompts = [
+        nano.tokenizer.apply_chat_template(
+            [{"role": "user", "content": world.sample(task, draw, "unseen").prompt}],
+            add_generation_prompt=True,
+            return_dict=False,
+        )
+        for task in world.TASKS
+    ]
+    answers = {}
+    with Running(nano) as running:
+        running.engine.adapt("one", adapter)
+        running.engine.serve("two", running.engine.prepare(merge(nano.network, adapter)))
+        for name in ("one", "two", "base"):
+            asked = [request(prompt, 24, checkpoint=name) for prompt in prompts]
+            answers[name] = [answer.ids() for answer in running.ask(*asked)]
+    assert answers["one"] == answers["two"]
+    assert answers["one"] != answers["base"]
 
 
 def test_merging_copies_the_changed_weights_only(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from learnback_server.metrics import ServerMetrics
 from learnback_store.checkpoints import CheckpointStore
 from learnback_store.manifest import BASE, CheckpointKind, Manifest
 from learnback_telemetry.tracing import Tracer
-from tests.engine.harness import PlainModel, Running, request
+from tests.engine.harness import PATIENCE_S, PlainModel, Running, request
 from tests.tiny import write_tiny_model
 
 PROMPT = [5 * i % 256 for i in range(40)]
@@ -135,6 +136,47 @@ def test_a_rollback_brings_the_old_answers_back_token_for_token(
     swapped.follow()
     assert swapped.catalog.live.name == first
     assert swapped.greedy() == expected
+
+
+def test_after_a_rollback_the_next_request_is_answered_by_the_old_one_from_the_next_step(
+    swapped: Swapped, running: Running, model: LoadedModel, store: CheckpointStore, tiny_llama: Path
+) -> None:
+    first, _ = publish_adapter(store, tiny_llama, 1, model.facts.digest)
+    second, _ = publish_adapter(store, tiny_llama, 2, model.facts.digest)
+    for name in (first, second):
+        store.promote(name)
+        swapped.follow()
+    expected = running.ask(request(PROMPT, 12, checkpoint=first))[0].ids()
+    busy = request(PROMPT, 300, checkpoint=second, ignore_eos=True)
+    running.engine.submit(busy)
+    running.wait_until(lambda: running.answers[busy.generation_id].started)
+
+    # The engine stands still between two steps, so that whatever needs one would never come.
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        assert go_on.wait(PATIENCE_S)
+
+    running.on_publish = hold
+    assert held.wait(PATIENCE_S)
+    before = running.engine.stats().steps
+    store.rollback()
+    swapped.follow()
+    assert swapped.catalog.live.name == first
+    next_one = request(PROMPT, 12, checkpoint=swapped.catalog.resolve("").name)
+    running.engine.submit(next_one)
+    steps: list[int] = []
+
+    def note() -> None:
+        if running.answers[next_one.generation_id].ids() and not steps:
+            steps.append(running.engine.stats().steps)
+
+    running.on_publish = note
+    go_on.set()
+    assert running.answer(next_one).ids() == expected
+    assert steps == [before + 1]
+    running.engine.cancel(busy.generation_id)
 
 
 def test_an_answer_ends_on_the_checkpoint_that_it_began_with(
