@@ -57,6 +57,7 @@ def _learn(url: str, folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_while_it_answers_takes_feedback_and_swaps(tmp_path: Path) -> None:
     checkpoints = tmp_path / "checkpoints"
     with EmbeddedRedis(tmp_path / "redis") as redis:
