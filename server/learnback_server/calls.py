@@ -48,6 +48,8 @@ class CallWatch(grpc.aio.ServerInterceptor):
     def __init__(self, metrics: ServerMetrics, tracer: Tracer) -> None:
         self._metrics = metrics
         self._tracer = tracer
+        for method in _METHODS.values():
+            metrics.expect_calls(method)
 
     async def intercept_service(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("torch", reason="the server and the trainer need it")
+pytest.importorskip("prometheus_client", reason="server and trainer need it")
 
 from dashboards.__main__ import ROOT, files
 from dashboards.exported import exported, names_in, unknown_in
