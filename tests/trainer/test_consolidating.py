@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from learnback_server.engine.weights import load_full
 from learnback_store.archive import Archive
 from learnback_store.checkpoints import CheckpointState, CheckpointStore
 from learnback_store.connection import Client
@@ -130,5 +131,9 @@ def test_full_weights_go_on_from_an_adapter_and_are_published_whole(
         assert _answers(pupil)[1] == HOT[1]
         with pupil.as_live():
             assert _answers(pupil)[1] == HOT[1]
+    # As the server reads them when it swaps.
+    served = replace(base, network=load_full(base.network, folder))
+    with Pupil(served, None) as pupil, pupil.as_live():
+        assert _answers(pupil)[1] == HOT[1]
     with pytest.raises(ModelError, match="--method full"):
         open_pupil(base, checkpoints, live.name, LoraShape(), 0)

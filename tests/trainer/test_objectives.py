@@ -9,6 +9,7 @@ import torch
 
 from learnback_trainer.objectives import distillation, dpo, imitation, kto, sft
 from learnback_trainer.objectives.distillation import Divergence
+from learnback_trainer.objectives.dpo import Dpo
 from learnback_trainer.objectives.kto import Kto
 
 TOKENS, VOCABULARY = 5, 11
@@ -127,5 +128,37 @@ def test_kto_is_its_equation(ratio: float, mismatched: list[float]) -> None:
 
 
 def test_dpo_is_its_equation() -> None:
-    found = dpo.loss(torch.tensor(1.5), torch.tensor(-2.0), 0.1)
+    found = dpo.loss(torch.tensor(1.5), torch.tensor(-2.0), settings=Dpo(0.1))
     assert found.item() == pytest.approx(-math.log(1 / (1 + math.exp(-0.1 * 3.5))))
+
+
+def test_dpo_holds_the_preferred_answer_by_its_own_likelihood() -> None:
+    ratios = torch.tensor(1.5), torch.tensor(-2.0)
+    alone = dpo.loss(*ratios, settings=Dpo(0.1))
+    held = dpo.loss(*ratios, torch.tensor(3.0), Dpo(0.1, likelihood=0.5))
+    assert (held - alone).item() == pytest.approx(1.5)
+
+
+def test_what_is_struck_out_leaves_the_rest_as_likely_as_it_was_to_itself() -> None:
+    # Answers of two tokens out of three; the second depends on the first.
+    first, second = _logits(6)[0, :3].softmax(-1), _logits(7)[:3, :3].softmax(-1)
+    answer = (1, 2)
+    left = 1 - float(first[1] * second[1, 2])
+    found = kto.struck_out(torch.stack([first, second[1]]).log(), torch.tensor(answer)).exp()
+    for token in range(3):
+        whole = [float(first[token] * second[token, other]) for other in range(3)]
+        if token == answer[0]:
+            spared = [p for other, p in enumerate(whole) if other != answer[1]]
+            assert float(found[0, token]) == pytest.approx(sum(spared) / left, rel=1e-5)
+        else:
+            assert float(found[0, token]) == pytest.approx(sum(whole) / left, rel=1e-5)
+    assert float(found[1, answer[1]]) == 0
+    assert float(found[1].sum()) == pytest.approx(1, rel=1e-5)
+
+
+def test_an_answer_that_is_all_but_certain_can_be_struck_out() -> None:
+    sure = torch.full((2, 4), -40.0)
+    sure[0, 1] = sure[1, 2] = 0.0
+    found = kto.struck_out(sure.log_softmax(-1), torch.tensor([1, 2]))
+    assert not found.isnan().any()
+    assert found[1].argmax().item() != 2
