@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo up test test-image check image bench bench-swap format protos dashboards clean
+.PHONY: help setup demo up test test-image check image bench bench-swap bench-learn format protos dashboards clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,8 @@ bench: setup ## Measure serving against transformers (takes some minutes)
 
 bench-swap: setup ## Measure what a swap costs those who are being answered (takes some minutes)
 	@$(BIN)/python -m bench.swap
+bench-learn: setup ## Measure learning through a served model, and write the report
+	@$(BIN)/python -m bench.learn --page docs/learning-report.md
 
 format: setup ## Format the code
 	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --fix --quiet .
