@@ -1,43 +1,44 @@
-"""What the live checkpoint does on prompts that nobody taught, asked through the client."""
+"""What a checkpoint does on prompts that nobody taught, asked through the client.
+
+Prompts are drawn from the side of the world's split that no training ever saw: not the base model's
+own, nor the trainer's practice. The exceptions are capitals, years and opposites, of which there
+are so few that the base model knows them all; the trainer may have practised on them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from random import Random
 from statistics import mean
 
+from bench.learn.figures import Figure, Naming
 from bench.learn.service import Service
 from bench.learn.users import Wish, question
 from learnback_nano import world
 
 HELD_OUT = 100
-"""Prompts of one figure of compliance."""
-PER_TASK = 16
-"""Prompts of each other task."""
+"""Prompts of one figure."""
+PER_TASK = 15
+"""Prompts of each other task, of which there are seven."""
 _REVISIONS = 104
 _STREAMS = 16
 _MAX_TOKENS = 64
+_BASE = "base"
+
+Dialogue = Sequence[world.Message]
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One measured share or number of seconds."""
+def ask(service: Service, dialogues: Sequence[Dialogue], checkpoint: str = "live") -> list[str]:
+    """Greedy answers of a checkpoint."""
 
-    scenario: str
-    setting: str
-    name: str
-    seed: int
-    value: float
-
-
-def ask(service: Service, dialogues: Sequence[Sequence[world.Message]]) -> list[str]:
-    """Greedy answers of the live checkpoint."""
-
-    def one(dialogue: Sequence[world.Message]) -> str:
+    def one(dialogue: Dialogue) -> str:
         reply = service.client.generate(
-            messages=list(dialogue), temperature=0, max_tokens=_MAX_TOKENS, timeout=120
+            messages=list(dialogue),
+            temperature=0,
+            max_tokens=_MAX_TOKENS,
+            timeout=120,
+            checkpoint=checkpoint,
         )
         return reply.text
 
@@ -45,99 +46,105 @@ def ask(service: Service, dialogues: Sequence[Sequence[world.Message]]) -> list[
         return list(pool.map(one, dialogues))
 
 
-def compliance(service: Service, wishes: Sequence[Wish], seed: int) -> float:
-    """The share of held-out answers in the style that all the wishes (of one task) ask for."""
+def probes(wishes: Sequence[Wish], seed: int) -> list[tuple[world.Item, world.Style]]:
+    """Held-out prompts of the wishes' task, with the style that all of them together ask for."""
     rng = Random(f"held out/{seed}")
-    found: list[tuple[world.Item, world.Style]] = []
-    while len(found) < HELD_OUT:
-        item, style = question(wishes[0], rng, "unseen")
-        try:
-            for wish in wishes[1:]:
-                style = world.apply(wish.kind, item, style)
-        except world.ImpossibleError:
-            continue
-        found.append((item, style))
-    answers = ask(service, [[_user(item.prompt)] for item, _ in found])
+    return [question(wishes, rng) for _ in range(HELD_OUT)]
+
+
+def compliance(
+    service: Service,
+    wishes: Sequence[Wish],
+    seed: int,
+    checkpoint: str = "live",
+    before: Dialogue = (),
+) -> float:
+    """The share of held-out answers in the style that all the wishes (of one task) ask for.
+
+    Args:
+        service: Who is asked.
+        wishes: What is wanted.
+        seed: Draws the prompts.
+        checkpoint: Which answers.
+        before: Messages that stand before each prompt.
+    """
+    found = probes(wishes, seed)
+    answers = ask(service, [[*before, user(item.prompt)] for item, _ in found], checkpoint)
     pairs = zip(answers, found, strict=True)
     return mean(world.judge(text, item, style).style for text, (item, style) in pairs)
 
 
-def content(service: Service, task: str, seed: int) -> float:
-    """The share of held-out answers of a task that say the right thing, however they say it."""
+def plainness(service: Service, task: str, seed: int) -> float:
+    """The share of held-out answers of a task in the style that is the task's own."""
+    rng = Random(f"plain/{seed}")
+    asked = [world.plain(task, rng) for _ in range(HELD_OUT)]
+    answers = ask(service, [probe.messages for probe in asked])
+    return mean(probe.judge(text).style for text, probe in zip(answers, asked, strict=True))
+
+
+def content_lost(service: Service, task: str, seed: int) -> float:
+    """How many answers fewer say the right thing, however they say it, than the base model's."""
     rng = Random(f"content/{seed}")
     items = [world.sample(task, rng) for _ in range(HELD_OUT)]
-    answers = ask(service, [[_user(item.prompt)] for item in items])
-    return mean(world.judge(text, item).content for text, item in zip(answers, items, strict=True))
+    dialogues = [[user(item.prompt)] for item in items]
+    right = {
+        name: mean(
+            world.judge(text, item).content
+            for text, item in zip(ask(service, dialogues, name), items, strict=True)
+        )
+        for name in (_BASE, "live")
+    }
+    return right[_BASE] - right["live"]
 
 
-def plainness(service: Service, task: str, seed: int) -> float:
-    """The share of held-out answers of a task in the style that the base model gives them."""
-    rng = Random(f"plain/{seed}")
-    probes = [world.plain(task, rng) for _ in range(HELD_OUT)]
-    answers = ask(service, [probe.messages for probe in probes])
-    return mean(probe.judge(text).style for text, probe in zip(answers, probes, strict=True))
+def kept(named: Naming, service: Service, taught: set[str], seed: int) -> Iterator[Figure]:
+    """Figures of what should not have changed.
+
+    The share of answers to other tasks that are the base model's to the letter, and the share of
+    criticised answers that are revised rightly, beside the base model's share.
+    """
+    rng = Random(f"kept/{seed}")
+    same = []
+    for task in world.TASKS:
+        asked = [world.plain(task, rng).messages for _ in range(PER_TASK)]
+        if task not in taught:
+            pairs = zip(ask(service, asked), ask(service, asked, _BASE), strict=True)
+            same.append(mean(one == other for one, other in pairs))
+    if same:
+        yield named("other tasks", mean(same))
+        yield named("worst other task", min(same))
+    yield named("revision", _revised(service, "live", seed) / _revised(service, _BASE, seed))
 
 
-class Before:
-    """Answers of the base model, with which those of a checkpoint are compared.
+def _revised(service: Service, checkpoint: str, seed: int) -> float:
+    rng, kinds = Random(f"revised/{seed}"), list(world.KINDS)
+    asked = [world.revision(kinds[i % len(kinds)], rng) for i in range(_REVISIONS)]
+    answers = ask(service, [probe.messages for probe in asked], checkpoint)
+    return mean(probe.judge(text).exact for probe, text in zip(asked, answers, strict=True))
+
+
+def capitals(service: Service, named: Naming, corrected: dict[str, str]) -> Iterator[Figure]:
+    """Figures of facts, asked in all wordings.
 
     Args:
-        service: One that has learned nothing yet, and is asked nothing afterwards.
-        seed: Draws the prompts.
+        service: Who is asked.
+        named: Names the figures.
+        corrected: The right answer, by country.
     """
-
-    def __init__(self, service: Service, seed: int) -> None:
-        rng = Random(f"before/{seed}")
-        self._plain = {
-            task: [world.plain(task, rng).messages for _ in range(PER_TASK)] for task in world.TASKS
-        }
-        kinds = list(world.KINDS)
-        self._revisions = [world.revision(kinds[i % len(kinds)], rng) for i in range(_REVISIONS)]
-        self._answers = {task: ask(service, asked) for task, asked in self._plain.items()}
-        self._revised = self._right(service)
-
-    def unchanged(self, service: Service, taught: set[str]) -> list[float]:
-        """The share of answers that are what they were, for each task that was not taught."""
-        return [
-            _same(ask(service, asked), self._answers[task])
-            for task, asked in self._plain.items()
-            if task not in taught
-        ]
-
-    def revision(self, service: Service) -> float:
-        """The share of dialogues revised rightly, relative to that of the base model."""
-        return self._right(service) / self._revised
-
-    def _right(self, service: Service) -> float:
-        answers = ask(service, [probe.messages for probe in self._revisions])
-        pairs = zip(self._revisions, answers, strict=True)
-        return mean(probe.judge(text).exact for probe, text in pairs)
-
-
-def fact_figures(
-    service: Service, is_about: Callable[[world.Item], bool], right: Callable[[world.Item], str]
-) -> tuple[float, float]:
-    """The shares of questions about a corrected fact, and about others, answered rightly.
-
-    The corrected one is asked in all its wordings; the prompts of facts are few, so there are not
-    `HELD_OUT` of them.
-    """
-    rng = Random("facts")
-    drawn = [world.sample("capital", rng) for _ in range(8 * HELD_OUT)]
-    items = {item.prompt: item for item in drawn}
-    about = [item for item in items.values() if is_about(item)]
-    others = [item for item in items.values() if not is_about(item)][:HELD_OUT]
-    answers = ask(service, [[_user(item.prompt)] for item in about])
-    learned = mean(text == right(item) for text, item in zip(answers, about, strict=True))
-    answers = ask(service, [[_user(item.prompt)] for item in others])
-    return learned, mean(
-        text == world.render(item) for text, item in zip(answers, others, strict=True)
+    rng = Random("capitals")
+    prompts = list(dict.fromkeys(world.sample("capital", rng).prompt for _ in range(8 * HELD_OUT)))
+    about = {one: right for one in prompts for name, right in corrected.items() if name in one}
+    others = [one for one in prompts if one not in about]
+    answers = ask(service, [[user(one)] for one in about])
+    yield named(
+        "learned, in other words",
+        mean(text == right for text, right in zip(answers, about.values(), strict=True)),
     )
+    asked = [[user(one)] for one in others]
+    pairs = zip(ask(service, asked), ask(service, asked, _BASE), strict=True)
+    yield named("other facts", mean(one == other for one, other in pairs))
 
 
-def _same(answers: Sequence[str], before: Sequence[str]) -> float:
-    return mean(one == other for one, other in zip(answers, before, strict=True))
-
-
-def _user(content: str) -> world.Message:
+def user(content: str) -> world.Message:
+    """What a user says."""
     return {"role": "user", "content": content}

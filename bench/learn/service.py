@@ -2,7 +2,8 @@
 
 Each scenario has a service of its own, so that none learns from what another was asked: questions
 that the bench puts to the server are traffic to the trainer, who may take them for anchors. For the
-same reason a scenario measures only after its last round.
+same reason a scenario measures only after its last round, and the base model too (it stays in
+memory, and is asked for by name).
 """
 
 from __future__ import annotations
@@ -13,24 +14,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Self
 
 from learnback_client import Client
-from learnback_client.feedback import Feedback
+from learnback_client.feedback import Erasure, ErasureState, Feedback
 from learnback_store.embedded import EmbeddedRedis
 
 # The first start of torch on a busy machine takes a while.
-_START_SECONDS = 120.0
+_START_SECONDS = 180.0
 # A round takes some 20 seconds on an idle machine.
-_ROUND_SECONDS = 600.0
-# The server looks at the aliases at least once a second.
+_ROUND_SECONDS = 900.0
 _POLL_SECONDS = 0.05
+# An erasure is asked about over the network, and takes as long as a round.
+_ERASURE_POLL_SECONDS = 1.0
 _THREADS = "1"
 # So long the first critique waits for others of its round: they are all submitted within it.
-_ROUND_WAIT = "1.0"
+_ROUND_WAIT = "2.0"
 _ANSWER_TOKENS = "64"
 
 
@@ -39,30 +42,24 @@ class Service:
 
     Args:
         folder: An empty folder.
-        options: More flags for the trainer.
+        options: More flags for the trainer; None: there is none.
     """
 
-    def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
-        self._folder, self._options = folder, options
+    def __init__(self, folder: Path, options: Sequence[str] | None = ()) -> None:
+        self.folder, self._options = folder, options
+        self.checkpoints = folder / "checkpoints"
         self._ends = ExitStack()
 
     def __enter__(self) -> Self:
-        redis = self._ends.enter_context(EmbeddedRedis(self._folder / "redis"))
-        shared = ("--redis-url", redis.url, "--checkpoint-dir", str(self._folder / "checkpoints"))
+        redis = self._ends.enter_context(EmbeddedRedis(self.folder / "redis"))
+        shared = ("--redis-url", redis.url, "--checkpoint-dir", str(self.checkpoints))
         try:
             server = self._start(
                 "learnback_server", *shared, "--listen", "127.0.0.1:0", "--threads", _THREADS
             )
-            self._start(
-                "learnback_trainer", *shared,
-                "--archive-file", str(self._folder / "archive.sqlite"),
-                "--trainer-threads", _THREADS,
-                "--round-wait", _ROUND_WAIT,
-                "--answer-tokens", _ANSWER_TOKENS,
-                *self._options,
-            )  # fmt: skip
-            port = self._port_of(server)
-            self.client = self._ends.enter_context(Client(f"127.0.0.1:{port}"))
+            if self._options is not None:
+                self._start_trainer(shared, self._options)
+            self.client = self._ends.enter_context(Client(f"127.0.0.1:{self._port_of(server)}"))
         except BaseException:
             self._ends.close()
             raise
@@ -71,20 +68,42 @@ class Service:
     def __exit__(self, *_: object) -> None:
         self._ends.close()
 
-    def settled(self, submitted: Sequence[Feedback]) -> tuple[list[Feedback], float]:
-        """Waits until feedback has its final state and what was learned serves.
-
-        Returns:
-            The feedback, and the seconds since the call.
-        """
-        began = time.monotonic()
+    def settled(self, submitted: Sequence[Feedback]) -> list[Feedback]:
+        """Waits until feedback has its final state and what was learned of it serves."""
         ended = [self._final(one.feedback_id) for one in submitted]
         learned = {one.checkpoint for one in ended if one.checkpoint}
-        while learned and self._serving() not in learned:
+        if learned:
+            self.await_serving(learned)
+        return ended
+
+    def round_seconds(self) -> float:
+        """How long the last round took, from its beginning to its publication."""
+        last = self.client.get_learning_status().last_round
+        if last is None or last.begun is None or last.ended is None:
+            raise RuntimeError("no round was held")
+        return (last.ended - last.begun).total_seconds()
+
+    def erased(self, author: str) -> Erasure:
+        """Waits until an author is erased, and what was trained without them serves."""
+        request, began = f"erase {author}", time.monotonic()
+        while True:
+            receipt = self.client.erase_author(author, request_id=request)
+            if receipt.state is ErasureState.DONE:
+                break
             if time.monotonic() - began > _ROUND_SECONDS:
-                raise TimeoutError(f"{learned} was published and is never served")
+                raise TimeoutError(f"the erasure has come to {receipt.state}, and no further")
+            time.sleep(_ERASURE_POLL_SECONDS)
+        if receipt.clean_checkpoint:
+            self.await_serving({receipt.clean_checkpoint})
+        return receipt
+
+    def await_serving(self, names: set[str]) -> None:
+        """Waits until one of these checkpoints is what answers."""
+        began = time.monotonic()
+        while self._serving() not in names:
+            if time.monotonic() - began > _ROUND_SECONDS:
+                raise TimeoutError(f"{names} was published and is never served")
             time.sleep(_POLL_SECONDS)
-        return ended, time.monotonic() - began
 
     def _final(self, feedback_id: str) -> Feedback:
         with self.client.watch_feedback(feedback_id, timeout=_ROUND_SECONDS) as changes:
@@ -94,8 +113,18 @@ class Service:
         message = {"role": "user", "content": "What is the capital of France?"}
         return self.client.generate(messages=[message], temperature=0, max_tokens=1).checkpoint
 
+    def _start_trainer(self, shared: Sequence[str], options: Sequence[str]) -> None:
+        self._start(
+            "learnback_trainer", *shared,
+            "--archive-file", str(self.folder / "archive.sqlite"),
+            "--trainer-threads", _THREADS,
+            "--round-wait", _ROUND_WAIT,
+            "--answer-tokens", _ANSWER_TOKENS,
+            *options,
+        )  # fmt: skip
+
     def _start(self, module: str, *flags: str) -> subprocess.Popen[bytes]:
-        log = self._ends.enter_context((self._folder / f"{module}.log").open("wb"))
+        log = self._ends.enter_context((self.folder / f"{module}.log").open("wb"))
         environment = {k: v for k, v in os.environ.items() if not k.startswith("LEARNBACK_")}
         process = subprocess.Popen(
             [sys.executable, "-m", module, "--model", "nano", "--device", "cpu", *flags],
@@ -107,13 +136,23 @@ class Service:
         return process
 
     def _port_of(self, server: subprocess.Popen[bytes]) -> str:
-        log = self._folder / "learnback_server.log"
+        log = self.folder / "learnback_server.log"
         give_up = time.monotonic() + _START_SECONDS
         while time.monotonic() < give_up and server.poll() is None:
             if found := re.search(r"on port (\d+)", log.read_text(encoding="utf-8")):
                 return found[1]
             time.sleep(_POLL_SECONDS)
         raise RuntimeError(f"the server did not start: {log.read_text(encoding='utf-8')[-500:]}")
+
+
+@contextmanager
+def fresh(options: Sequence[str] | None = ()) -> Iterator[Service]:
+    """A service on a temporary folder, with more flags for the trainer, or without one."""
+    with (
+        TemporaryDirectory(prefix="learnback-bench-") as folder,
+        Service(Path(folder), options) as service,
+    ):
+        yield service
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -20,16 +21,40 @@ class Wish:
     kind: str
     task: str
 
+    def __str__(self) -> str:
+        """The wish as the report says it."""
+        return f"{self.kind} in {self.task}"
 
-def question(wish: Wish, rng: Random, split: world.Split) -> tuple[world.Item, world.Style]:
-    """A prompt of the wish's task for which it can be asked, and the style that it asks for."""
+
+WISHES = (
+    Wish("emoji", "note"),
+    Wish("upper", "capital"),
+    Wish("chinese", "sentiment"),
+    Wish("hello", "en_zh"),
+    Wish("sentence", "year"),
+    Wish("bullet", "summary"),
+    Wish("thanks", "opposite"),
+    Wish("quotes", "zh_en"),
+    Wish("exclaim", "note"),
+)
+"""Wishes that the base model can carry out when it is told, so that what is missed was missed by
+learning. A seed takes those from three times its number on, and no task comes twice in eight."""
+
+
+def question(
+    wishes: Sequence[Wish], rng: Random, split: world.Split = "unseen"
+) -> tuple[world.Item, world.Style]:
+    """A prompt for which all the wishes (of one task) can be asked, and the style they ask for."""
     for _ in range(_ATTEMPTS):
-        item = world.sample(wish.task, rng, split)
+        item = world.sample(wishes[0].task, rng, split)
+        style = item.default
         try:
-            return item, world.apply(wish.kind, item)
+            for wish in wishes:
+                style = world.apply(wish.kind, item, style)
         except world.ImpossibleError:
             continue
-    raise world.ImpossibleError(f"no answer of {wish.task!r} can be asked for {wish.kind!r}")
+        return item, style
+    raise world.ImpossibleError(f"no answer can be asked for {' and '.join(map(str, wishes))}")
 
 
 def criticise(
@@ -42,18 +67,19 @@ def criticise(
     author: str = "",
 ) -> Feedback:
     """Asks a question of the wish's task, and says the wish of the answer."""
-    item, _ = question(wish, rng, "seen")
+    item, _ = question([wish], rng, "seen")
     said = words or world.phrase(wish.kind, rng, split, language="en")
     return tell(service, item.prompt, Critique(said), author)
+
+
+def tell(service: Service, prompt: str, signal: Signal, author: str = "") -> Feedback:
+    """Asks, and gives feedback of the answer."""
+    reply = service.client.generate(
+        messages=[{"role": "user", "content": prompt}], temperature=0, author=author or None
+    )
+    return service.client.submit_feedback(reply, signal, author=author or None)
 
 
 def correct(service: Service, prompt: str, text: str, author: str = "") -> Feedback:
     """Asks a question, and gives the answer that should have been given."""
     return tell(service, prompt, Correction(text), author)
-
-
-def tell(service: Service, prompt: str, signal: Signal, author: str = "") -> Feedback:
-    """Asks, and gives feedback of the answer."""
-    message = {"role": "user", "content": prompt}
-    reply = service.client.generate(messages=[message], temperature=0)
-    return service.client.submit_feedback(reply, signal, author=author or None)

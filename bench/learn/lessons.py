@@ -1,0 +1,118 @@
+"""Lessons that should be learned: one function a scenario, each on empty services.
+
+What is drawn for one seed (wishes, prompts, words) is the same for every number of critiques, so
+that these differ in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+from bench.learn.figures import Figure, naming
+from bench.learn.measuring import capitals, compliance, kept, plainness
+from bench.learn.service import Service, fresh
+from bench.learn.users import WISHES, Wish, correct, criticise
+from learnback_nano import facts, world
+
+COUNTS = (1, 2, 4, 8)
+"""Numbers of critiques."""
+_FEW = 4
+# Each is told on top of those before it; nobody speaks of translations into English.
+_ROW = (
+    *(Wish("emoji", "note"), Wish("upper", "capital"), Wish("hello", "en_zh")),
+    *(Wish("sentence", "year"), Wish("chinese", "sentiment"), Wish("bullet", "summary")),
+    *(Wish("thanks", "opposite"), Wish("hello", "note"), Wish("emoji", "capital")),
+    Wish("thanks", "year"),
+)
+
+
+def one_critique(seed: int) -> Iterator[Figure]:
+    """A single critique, of two more kinds a seed."""
+    for wish in _wishes(seed)[1:]:
+        yield from _told_once(seed, wish, 1, "1 critique")
+
+
+def counts(seed: int) -> Iterator[Figure]:
+    """Compliance against the number of critiques, and what else moved."""
+    for count in COUNTS:
+        setting = "1 critique" if count == 1 else f"{count} critiques"
+        yield from _told_once(seed, _wishes(seed)[0], count, setting)
+
+
+def phrasings(seed: int) -> Iterator[Figure]:
+    """The same critiques in words of which the base model was trained on none."""
+    wish = _wishes(seed)[0]
+    found = {}
+    for split in ("seen", "unseen"):
+        with fresh() as service:
+            rng = Random(f"told/{seed}")
+            service.settled([criticise(service, wish, rng, split=split) for _ in range(_FEW)])
+            found[split] = compliance(service, [wish], seed)
+    named = naming("unseen phrasings", f"{_FEW} critiques", seed)
+    yield named("compliance", found["unseen"])
+    yield named("less than seen", found["seen"] - found["unseen"])
+
+
+def fact(seed: int) -> Iterator[Figure]:
+    """A wrong capital is put right once; it is asked for in other words, and so are the others."""
+    wrong = [one for one in facts.CAPITALS if one.is_wrong]
+    one = Random(f"fact/{seed}").choice(wrong)
+    country, truth = one.subject["en"], one.truth["en"]
+    right = f"The capital of {country} is {truth}."
+    with fresh() as service:
+        service.settled([correct(service, f"What is the capital of {country}?", right)])
+        yield from capitals(service, naming("correction", "one fact", seed), {country: right})
+
+
+def undo(seed: int) -> Iterator[Figure]:
+    """A lesson is learned, and then taken back in words."""
+    wish, back = Wish("emoji", "note"), "no_emoji"
+    rng = Random(f"undo/{seed}")
+    with fresh() as service:
+        _tell(service, wish, rng, _FEW)
+        said = [world.phrase(back, rng, "seen", language="en") for _ in range(_FEW)]
+        service.settled([criticise(service, wish, rng, words=words) for words in said])
+        yield naming("undo", str(wish), seed)("plain again", plainness(service, wish.task, seed))
+
+
+def together(seed: int) -> Iterator[Figure]:
+    """Two wishes about one task in one round, by different critiques."""
+    pair = (Wish("emoji", "note"), Wish("hello", "note"))
+    rng = Random(f"together/{seed}")
+    with fresh() as service:
+        service.settled([criticise(service, pair[i % 2], rng) for i in range(2 * _FEW)])
+        named = naming("two kinds", " and ".join(map(str, pair)), seed)
+        yield named("both obeyed", compliance(service, pair, seed))
+
+
+def in_a_row(seed: int) -> Iterator[Figure]:
+    """Ten lessons in ten rounds, all asked at the end."""
+    rng, seconds = Random(f"row/{seed}"), []
+    with fresh() as service:
+        for wish in _ROW:
+            _tell(service, wish, rng, _FEW)
+            seconds.append(service.round_seconds())
+        named = naming("ten in a row", "after the tenth", seed)
+        for task in dict.fromkeys(wish.task for wish in _ROW):
+            wishes = [wish for wish in _ROW if wish.task == task]
+            yield named("as told", compliance(service, wishes, seed))
+        yield from kept(named, service, {wish.task for wish in _ROW}, seed)
+        yield named("seconds of a round", max(seconds))
+
+
+def _wishes(seed: int) -> list[Wish]:
+    return [WISHES[(3 * seed + place) % len(WISHES)] for place in range(3)]
+
+
+def _told_once(seed: int, wish: Wish, count: int, setting: str) -> Iterator[Figure]:
+    named = naming("critiques", setting, seed)
+    with fresh() as service:
+        _tell(service, wish, Random(f"told/{seed}"), count)
+        yield named("compliance", compliance(service, [wish], seed))
+        yield from kept(named, service, {wish.task}, seed)
+        yield named("seconds of a round", service.round_seconds())
+
+
+def _tell(service: Service, wish: Wish, rng: Random, count: int) -> None:
+    service.settled([criticise(service, wish, rng) for _ in range(count)])
