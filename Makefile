@@ -45,6 +45,7 @@ bench: setup ## Measure serving against transformers (takes some minutes)
 
 bench-swap: setup ## Measure what a swap costs those who are being answered (takes some minutes)
 	@$(BIN)/python -m bench.swap
+
 bench-learn: setup ## Measure learning through a served model, and write the report
 	@$(BIN)/python -m bench.learn --page docs/learning-report.md
 

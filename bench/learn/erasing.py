@@ -11,7 +11,7 @@ from bench.learn.measuring import compliance
 from bench.learn.service import Service, fresh
 from bench.learn.users import Wish, criticise
 from learnback_client.feedback import Feedback
-from learnback_client.messages import ChatMessage
+from learnback_client.generation import ChatMessage
 from learnback_client.signals import Critique
 
 _SAID = 4

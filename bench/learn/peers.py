@@ -130,7 +130,7 @@ def _train(pupil: Pupil, loss: Loss, told: Sequence[Told], seed: int) -> None:
     rng = Random(f"peers/{seed}")
     for _ in range(_STEPS):
         optimiser.zero_grad()
-        loss(pupil, rng.sample(told, k=min(_BATCH, len(told)))).backward()  # type: ignore[no-untyped-call]
+        loss(pupil, rng.sample(told, k=min(_BATCH, len(told)))).backward()
         optimiser.step()
 
 

@@ -12,6 +12,7 @@ from bench.learn.figures import Figure
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is chosen
+from matplotlib.figure import Figure as Canvas
 
 _OURS = "learnback"
 _COST = ("other tasks", "worst other task", "revision")
@@ -26,7 +27,13 @@ def draw_counts(figures: Sequence[Figure], file: Path) -> None:
         counts = sorted({count for count, _ in found})
         means = [mean(value for count, value in found if count == one) for one in counts]
         line = axes.plot(counts, means, marker="o", label=name)[0]
-        axes.scatter(*zip(*found, strict=True), s=12, alpha=0.5, color=line.get_color())
+        axes.scatter(
+            [count for count, _ in found],
+            [value for _, value in found],
+            s=12,
+            alpha=0.5,
+            color=line.get_color(),
+        )
         axes.set_xticks(counts, labels=[str(one) for one in counts])
     axes.set(xlabel="critiques", ylabel="share", ylim=(0, 1.05))
     axes.legend(loc="lower right")
@@ -60,7 +67,7 @@ def _count(figure: Figure) -> int:
     return int(figure.setting.split()[0])
 
 
-def _save(canvas: plt.Figure, file: Path) -> None:
+def _save(canvas: Canvas, file: Path) -> None:
     canvas.tight_layout()
     canvas.savefig(file)
     plt.close(canvas)

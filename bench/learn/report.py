@@ -8,6 +8,11 @@ from statistics import mean
 
 from bench.learn.figures import Figure, goal_of
 
+# In the order of the page.
+_SCENARIOS = (
+    *("critiques", "unseen phrasings", "correction", "undo", "two kinds", "ten in a row"),
+    *("wrong critiques", "contradiction", "poison", "flood", "erasure", "peers"),
+)
 _MARKS = ("<!-- figures -->\n", "<!-- end of figures -->\n")
 
 
@@ -28,7 +33,8 @@ def write_page(page: Path, figures: Sequence[Figure]) -> None:
 
 
 def _lines(figures: Sequence[Figure]) -> Iterator[str]:
-    for row in dict.fromkeys((one.scenario, one.setting, one.name) for one in figures):
+    ordered = sorted(figures, key=lambda one: (_SCENARIOS.index(one.scenario), one.setting))
+    for row in dict.fromkeys((one.scenario, one.setting, one.name) for one in ordered):
         found = [one for one in figures if (one.scenario, one.setting, one.name) == row]
         values, goal = [one.value for one in found], goal_of(found[0])
         worst = max(values) if goal and goal.at_most else min(values)

@@ -195,8 +195,11 @@ def make_anchors(
         max_tokens: Longest answer.
         rng: Decides which are rehearsed and which are judged.
     """
-    apart, alike = _sorted_out(pupil, exercises, questions)
+    apart, beside, alike = _sorted_out(pupil, exercises, questions)
     room = pupil.reader.context_tokens - max_tokens
+    # What stands beside a corrected answer is the first to go along with it.
+    half = amounts.questions // 2
+    apart = [*beside[:half], *apart, *beside[half:]]
     inputs = [one.prompt for one in apart if len(one.prompt) <= room][: amounts.questions]
     told = [one for one in dict.fromkeys(dialogues) if len(one) <= room][: amounts.dialogues]
     held = [_answered(pupil, some, max_tokens, rng) for some in (inputs, told)]
@@ -212,10 +215,11 @@ def make_anchors(
 
 def _sorted_out(
     pupil: Pupil, exercises: Sequence[Exercise], questions: Sequence[Question]
-) -> tuple[list[Question], list[tuple[Question, Exercise]]]:
-    """Questions that should stay, and those like one that was criticised in words, with it.
+) -> tuple[list[Question], list[Question], list[tuple[Question, Exercise]]]:
+    """Sorts questions into three: others, those like a corrected one, those like a criticised one.
 
-    The criticised ones themselves are in neither.
+    The first two should stay as they are; the third come with the criticised one. The criticised
+    and corrected ones themselves are in none.
     """
     # Of several about one prompt, what was said in words.
     criticised = {one.prompt: one for one in sorted(exercises, key=lambda one: bool(one.dialogue))}
@@ -226,15 +230,16 @@ def _sorted_out(
     taught = list(criticised.values())
     # What is right for one question is wrong for the next: a correction reaches no others.
     general = [place for place, one in enumerate(taught) if one.dialogue]
-    apart, alike = [], []
+    corrected = {group[place] for place, one in enumerate(taught) if not one.dialogue}
+    apart, beside, alike = [], [], []
     for place, question in enumerate(others, start=len(taught)):
         near = [one for one in general if group[one] == group[place]]
         if near and not question.canary:
             nearest = max(near, key=table[place].__getitem__)
             alike.append((question, taught[nearest]))
         else:
-            apart.append(question)
-    return apart, alike
+            (beside if group[place] in corrected else apart).append(question)
+    return apart, beside, alike
 
 
 def _answered(pupil: Pupil, inputs: list[Ids], max_tokens: int, rng: Random) -> list[Anchor]:

@@ -40,6 +40,8 @@ NANO = "nano"
 _FORWARD_BATCH = 8
 # Sequences that answer at once; while decoding, only the last token has logits.
 _ANSWER_BATCH = 64
+# Short rows go apart from long ones if that leaves at most so much of the tokens with padding.
+_APART_BELOW = 0.75
 
 _MODEL_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
 
@@ -248,6 +250,13 @@ class Pupil:
         Returns:
             For each, logits in float32 of shape [tokens of the answer, vocabulary].
         """
+        found: dict[int, Tensor] = {}
+        for places in _alike_in_length([len(prompt) + len(answer) for prompt, answer in pairs]):
+            some = self._logits_together([pairs[place] for place in places])
+            found |= zip(places, some, strict=True)
+        return [found[place] for place in range(len(pairs))]
+
+    def _logits_together(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[Tensor]:
         rows = [prompt + answer for prompt, answer in pairs]
         ids, mask = self._left_padded(rows)
         # The answers stand at the right edge, so that only there logits need to be made.
@@ -309,6 +318,21 @@ class Pupil:
         mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
         device = self._model.device
         return torch.tensor(filled, device=device), torch.tensor(mask, device=device)
+
+
+def _alike_in_length(lengths: Sequence[int]) -> list[list[int]]:
+    """The places of rows that go through the model together: all, or the short and the long."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    longest = lengths[order[-1]]
+    # Tokens, padding among them, if so many of the short go apart from the rest.
+    tokens = [
+        lengths[order[count - 1]] * count + longest * (len(order) - count)
+        for count in range(1, len(order) + 1)
+    ]
+    best = min(range(len(order)), key=tokens.__getitem__) + 1
+    if tokens[best - 1] > _APART_BELOW * tokens[-1]:
+        return [order]
+    return [order[:best], order[best:]]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,65 @@
+"""Works through the scenarios of all seeds, in a few processes of its own, one scenario each."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+
+from bench.learn.attacks import contradiction, flood, outvoted, poison, wrong
+from bench.learn.erasing import erasure
+from bench.learn.figures import Figure, Scenario
+from bench.learn.lessons import counts, fact, in_a_row, one_critique, phrasings, together, undo
+from bench.learn.peers import peers
+
+_ALL: tuple[Scenario, ...] = (
+    *(counts, one_critique, phrasings, fact, undo, together, in_a_row),
+    *(wrong, contradiction, poison, flood, outvoted, erasure, peers),
+)
+SCENARIOS = {scenario.__name__: scenario for scenario in _ALL}
+# These begin first, so that none is left to run alone at the end.
+_LONGEST = ("in_a_row", "counts", "poison", "erasure")
+
+
+def measure(names: Iterable[str], seeds: Iterable[int], processes: int, kept: Path) -> bool:
+    """Measures scenarios; what fails is told, and the others go on.
+
+    Args:
+        names: Which.
+        seeds: Each scenario is measured with each.
+        processes: How many work at once.
+        kept: Where the figures are written, after each scenario anew.
+
+    Returns:
+        Whether none failed.
+    """
+    figures: list[Figure] = []
+    began, whole = time.monotonic(), True
+    ordered = sorted(names, key=lambda name: name not in _LONGEST)
+    with ProcessPoolExecutor(processes, max_tasks_per_child=1) as pool:
+        asked = [(name, seed) for name in ordered for seed in seeds]
+        jobs = {pool.submit(_figures, *one): one for one in asked}
+        for job in as_completed(jobs):
+            told = "{:.0f} s: {}, seed {}".format(time.monotonic() - began, *jobs[job])
+            if error := job.exception():
+                sys.stderr.write(f"{told}, failed: {error!r}\n")
+                whole = False
+                continue
+            figures += job.result()
+            sys.stderr.write(f"{told}\n")
+            kept.write_text(json.dumps([asdict(one) for one in figures], indent=1) + "\n")
+    return whole
+
+
+def read_figures(kept: Path) -> list[Figure]:
+    """Returns what was measured, in the order of the seeds."""
+    figures = [Figure(**one) for one in json.loads(kept.read_text(encoding="utf-8"))]
+    return sorted(figures, key=lambda one: one.seed)
+
+
+def _figures(name: str, seed: int) -> list[Figure]:
+    return list(SCENARIOS[name](seed))
