@@ -231,7 +231,9 @@ def _sorted_out(
     # What is right for one question is wrong for the next: a correction reaches no others.
     general = [place for place, one in enumerate(taught) if one.dialogue]
     corrected = {group[place] for place, one in enumerate(taught) if not one.dialogue}
-    apart, beside, alike = [], [], []
+    apart: list[Question] = []
+    beside: list[Question] = []
+    alike = []
     for place, question in enumerate(others, start=len(taught)):
         near = [one for one in general if group[one] == group[place]]
         if near and not question.canary:
