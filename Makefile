@@ -6,10 +6,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo up test test-image check image bench bench-swap bench-learn format protos dashboards clean
+.PHONY: help setup demo up test test-image test-cluster check image bench bench-swap bench-learn \
+  soak format protos dashboards clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(READY) ## Make the virtualenv and install everything, pinned
 
@@ -34,6 +35,9 @@ test: setup ## Run the tests, but for those that take minutes
 test-image: setup ## Build the images with buildah, and run them (needs buildah and bubblewrap)
 	@$(BIN)/python -m pytest -q -m slow tests/image
 
+test-cluster: setup ## Shake three servers and three Redis under load (some minutes)
+	@$(BIN)/python -m pytest -q -m slow tests/cluster
+
 check: setup ## Check format, lint, types, floors and the contract
 	@PATH="$(abspath $(BIN)):$$PATH" scripts/check
 
@@ -48,6 +52,9 @@ bench-swap: setup ## Measure what a swap costs those who are being answered (tak
 
 bench-learn: setup ## Measure learning through a served model, and write the report
 	@$(BIN)/python -m bench.learn --page docs/learning-report.md
+
+soak: setup ## Restart servers, fail Redis over and swap under load for five minutes
+	@$(BIN)/python -m bench.soak
 
 format: setup ## Format the code
 	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --fix --quiet .

@@ -51,9 +51,10 @@ _SERVICE_CONFIG = {
     # be retried while one of three servers drains, which is more than the throttle allows.
     "healthCheckConfig": {"serviceName": ""},
     "methodConfig": [{"name": [{}], "retryPolicy": _RETRY_POLICY}],
-    # Stops retrying while more than about a tenth of the calls fail, so that retries can't add
-    # themselves to an outage.
-    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+    # Stops retrying after 500 failures, while more than about a tenth of the calls fail, so that
+    # retries can't add themselves to an outage. The 500 are what 20 calls a second spend while a
+    # Redis fails over.
+    "retryThrottling": {"maxTokens": 1000, "tokenRatio": 0.1},
 }
 _LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?")
 _HOST_PORT = re.compile(r"([^\[\]:/\s]+|\[[0-9a-fA-F:.%\w]+\]):\d{1,5}")

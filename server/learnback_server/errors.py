@@ -47,8 +47,9 @@ DOMAIN = "learnback"
 QUEUE_RETRY_SECONDS = 1.0
 # Another replica can take the call at once; the pause only keeps a lone client from spinning.
 DRAIN_RETRY_SECONDS = 0.2
-# A Redis that fails over or starts again is back in seconds.
-STORE_RETRY_SECONDS = 1.0
+# A Redis that starts again is back in seconds; Sentinels take 5 and an election. A client with four
+# repetitions outlasts that.
+STORE_RETRY_SECONDS = 2.5
 # Bounds of what one error tells: 10 violations of at most 100 + 200 characters stay below 4 KiB.
 MAX_VIOLATIONS = 10
 _MAX_FIELD_CHARS = 100

@@ -1,9 +1,9 @@
 """The images, built for real and run: server, trainer and client teach each other something.
 
-Slow, and not without tools: `make test-image` runs it. buildah builds (BASE, TORCH_INDEX and
-BUILD_FLAGS say from what, see scripts/image) and mounts; bubblewrap runs what the image says, as
-the user it says, as process 1, on a root that can't be written, with /tmp and one volume. That is
-what a container runtime does, except that the network is the machine's own.
+Slow, and not without tools: `make test-image` runs it. buildah builds and mounts; BASE, TORCH_INDEX
+and BUILD_FLAGS say from what (scripts/image), and BUILT_TAG that it was done. bubblewrap runs what
+the image says, as the user it says, as process 1, on a root that can't be written, with /tmp and one
+volume. That is what a container runtime does, except that the network is the machine's own.
 """
 
 from __future__ import annotations
@@ -118,15 +118,14 @@ class Program:
 
 @pytest.fixture(scope="module")
 def images() -> Iterator[dict[str, Image]]:
-    subprocess.run(
-        [ROOT / "scripts" / "image"],
-        env={**os.environ, "BUILDER": "buildah", "TAG": "test"},
-        check=True,
-    )
+    tag = os.environ.get("BUILT_TAG", "test")
+    if "BUILT_TAG" not in os.environ:
+        build = {**os.environ, "BUILDER": "buildah", "TAG": tag}
+        subprocess.run([ROOT / "scripts" / "image"], env=build, check=True)
     containers = {}
     try:
         for target in ("server", "trainer", "client"):
-            containers[target] = _buildah("from", "--pull-never", f"learnback-{target}:test")
+            containers[target] = _buildah("from", "--pull-never", f"learnback-{target}:{tag}")
         yield {target: _mounted(name) for target, name in containers.items()}
     finally:
         for name in containers.values():

@@ -10,10 +10,19 @@ import pytest
 import trustme
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from typer.testing import CliRunner
 
 from learnback.v1 import inference_pb2 as pb
 from learnback.v1.inference_pb2_grpc import InferenceServiceStub
-from learnback_client import Client, PermissionDenied, QuotaExceeded, Unauthenticated
+from learnback_client import (
+    Client,
+    InvalidRequest,
+    PermissionDenied,
+    QuotaExceeded,
+    Unauthenticated,
+    Unavailable,
+)
+from learnback_client.cli.app import app as command
 from learnback_server import app
 from learnback_server.auth import AuthFileError, TokenFile
 from learnback_server.config import ConfigError, ServerConfig, read_command_line
@@ -299,3 +308,41 @@ async def test_an_open_address_is_warned_of(listen, warned, caplog):
     assert ("--auth-file" in caplog.text) is warned
     assert ("--tls-cert" in caplog.text) is warned
     await server.stop(None)
+
+
+def test_the_shipped_client_shows_its_certificate(long_folder, tmp_path):
+    issued = Issued(tmp_path)
+    own = issued.authority.issue_cert("client@example.org")
+    cert, key = tmp_path / "client.pem", tmp_path / "client-key.pem"
+    own.cert_chain_pems[0].write_to_path(str(cert))
+    own.private_key_pem.write_to_path(str(key))
+    config = ServerConfig(
+        listen="127.0.0.1:0",
+        model=str(long_folder),
+        device="cpu",
+        threads=1,
+        tls_cert=str(issued.cert),
+        tls_key=str(issued.key),
+        tls_client_ca=str(issued.ca),
+    )
+    running = RunningServer(config)
+    address = f"127.0.0.1:{running.port}"
+    flags = ["health", "--address", address, "--ca-file", str(issued.ca), "--timeout", "60"]
+    try:
+        with Client(address, ca_file=issued.ca, tls_cert=cert, tls_key=key) as client:
+            assert client.generate("a", max_tokens=1).checkpoint
+        shown = CliRunner().invoke(
+            command, [*flags, "--tls-cert", str(cert), "--tls-key", str(key)]
+        )
+        assert (shown.exit_code, shown.output) == (0, "serving\n")
+        with Client(address, ca_file=issued.ca) as stranger, pytest.raises(Unavailable):
+            stranger.generate("a", max_tokens=1, timeout=60)
+    finally:
+        running.close()
+
+
+def test_a_certificate_needs_its_key(issued):
+    with pytest.raises(InvalidRequest, match="tls_key"):
+        Client("127.0.0.1:1", tls_cert=issued.cert)
+    with pytest.raises(InvalidRequest, match="can't be read"):
+        Client("127.0.0.1:1", tls_cert=issued.cert, tls_key="/nowhere.pem")

@@ -71,6 +71,7 @@ run_sentinel() {
     master=$(find_master)
     cat > "$known.new" <<END
 port $(sentinel_of "$SELF")
+dir $DATA
 requirepass $REDIS_PASSWORD
 sentinel sentinel-pass $REDIS_PASSWORD
 sentinel resolve-hostnames yes
