@@ -2,8 +2,8 @@
 
 Slow, and not without tools: `make test-image` runs it. buildah builds and mounts; BASE, TORCH_INDEX
 and BUILD_FLAGS say from what (scripts/image), and BUILT_TAG that it was done. bubblewrap runs what
-the image says, as the user it says, as process 1, on a root that can't be written, with /tmp and one
-volume. That is what a container runtime does, except that the network is the machine's own.
+the image says, as the user it says, as process 1, on a root that can't be written, with /tmp and
+one volume. That is what a container runtime does, except that the network is the machine's own.
 """
 
 from __future__ import annotations
