@@ -197,9 +197,8 @@ class Redises:
 
     def _sees_all(self, node: str) -> bool:
         port = int(node.rpartition(":")[2])
-        options = {"password": self._password, "decode_responses": True}
         with contextlib.suppress(redis.RedisError, OSError):
-            with redis.Redis(port=port, **options) as sentinel:
+            with redis.Redis(port=port, password=self._password, decode_responses=True) as sentinel:
                 master = sentinel.sentinel_master("learnback")
                 replicas = sentinel.sentinel_slaves("learnback")
             others = len(self._nodes) - 1

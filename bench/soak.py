@@ -25,6 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from bench.fleet import Redises, Server, address_of, redises, serving, wait_until
@@ -159,10 +160,10 @@ class Soak:
         """Does everything at its share of the time, one after the other."""
         todo: list[tuple[float, Callable[[], None]]] = []
         for number, server in enumerate(self._servers):
-            todo.append((0.1 + 0.12 * number, lambda server=server: self._restart(server)))
+            todo.append((0.1 + 0.12 * number, partial(self._restart, server)))
         for number, name in enumerate(self._names):
             share = 0.05 + 0.9 * number / len(self._names)
-            todo.append((share, lambda name=name: self._swap(name)))
+            todo.append((share, partial(self._swap, name)))
         if self._plan.failover:
             todo.append((0.55, self._fail_over))
         for share, act in sorted(todo, key=lambda each: each[0]):
@@ -191,7 +192,7 @@ class Soak:
         killed = time.monotonic()
         for role in ("redis", "sentinel"):
             self._three.programs[node, role].stop(signal.SIGKILL)
-        wait_until(lambda: self._three.writes(), "a Redis takes writes again")
+        wait_until(self._three.writes, "a Redis takes writes again")
         took = time.monotonic() - killed
         self._note(f"Redis {node} killed with its Sentinel: another took writes after {took:.1f} s")
         time.sleep(max(0.0, killed + self._plan.dead_seconds - time.monotonic()))
