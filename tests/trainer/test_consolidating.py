@@ -135,5 +135,12 @@ def test_full_weights_go_on_from_an_adapter_and_are_published_whole(
     served = replace(base, network=load_full(base.network, folder))
     with Pupil(served, None) as pupil, pupil.as_live():
         assert _answers(pupil)[1] == HOT[1]
+    back = Trainer(
+        base, redis, keys, archive, checkpoints, CURRICULUM, shape=LoraShape(), round_wait=0.0
+    )
     with pytest.raises(ModelError, match="--method full"):
-        open_pupil(base, checkpoints, live.name, LoraShape(), 0)
+        back.run()
+    name = back.consolidate()
+    assert checkpoints.get(name).manifest.kind is CheckpointKind.ADAPTER
+    with Pupil(base, checkpoints.fetch(name)) as pupil:
+        assert _answers(pupil) == [FRANCE[1], HOT[1]]

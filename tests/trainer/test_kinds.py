@@ -41,7 +41,7 @@ from learnback_trainer.update import Recipe
 from tests.trainer.critics import criticism, submit
 
 CURRICULUM = Curriculum(
-    Recipe(steps=30, lessons=6, anchors=4), Budget(), Amounts(12, 0, 0), answer_tokens=24, seed=0
+    Recipe(steps=32, lessons=6, anchors=2), Budget(), Amounts(6, 0, 0), answer_tokens=24, seed=0
 )
 HOT, FALSE, CANADA, FRANCE = (
     "What is the opposite of hot?", "Tell me the opposite of false.",
@@ -98,7 +98,7 @@ def test_all_kinds_are_learned_and_one_is_erased(
         CANADA, "The capital of Canada is Ottawa.", Preference("Ottawa.", Preferred.OTHER), "cleo"
     )
     right = _said(
-        FRANCE, "The capital of France is Paris.", Correction("The capital of France is Lyon."), ""
+        FRANCE, "The capital of France is Paris.", Correction("The capital of France is Rome."), ""
     )
     critique = criticism("emoji", "note", Random(1))
     outranked = _said(FRANCE, right.exchange.answer, Critique("Too long."), "")
@@ -129,7 +129,7 @@ def test_all_kinds_are_learned_and_one_is_erased(
     [lesson] = preferred.account.lessons
     assert (lesson.margin_before or 0.0) < 0 < (lesson.margin_after or 0.0)
     [lesson] = corrected.account.lessons
-    assert lesson.answer_after == "The capital of France is Lyon."
+    assert lesson.answer_after == "The capital of France is Rome."
     [lesson] = criticised.account.lessons
     assert lesson.answer_after == lesson.refinement != lesson.answer_before
 
@@ -155,6 +155,6 @@ def test_all_kinds_are_learned_and_one_is_erased(
     assert checkpoints.get(live).state is CheckpointState.RETIRED
     with Pupil(base, checkpoints.fetch(checkpoints.aliases().live)) as pupil:
         asked = [pupil.reader.chat([{"role": "user", "content": one}]) for one in (FRANCE, FALSE)]
-        lyon, changed = (pupil.reader.text(one) for one in pupil.answer(asked, 24))
-    assert lyon == "The capital of France is Lyon."
+        rome, changed = (pupil.reader.text(one) for one in pupil.answer(asked, 24))
+    assert rome == "The capital of France is Rome."
     assert changed != OF_FALSE

@@ -26,7 +26,7 @@ from learnback_store.feedback import Delivery, FeedbackQueue
 from learnback_store.generations import Traffic
 from learnback_store.keys import Keys
 from learnback_store.live_views import LiveViews
-from learnback_store.manifest import BASE
+from learnback_store.manifest import BASE, CheckpointKind
 from learnback_store.paging import FeedbackFilter
 from learnback_store.records import FeedbackRecord, FeedbackState, FeedbackView
 from learnback_store.rounds import Round
@@ -37,12 +37,13 @@ from learnback_trainer.anchors import Question, from_canaries, from_traffic
 from learnback_trainer.board import Board
 from learnback_trainer.consolidating import answers_now, compared, is_due, longer
 from learnback_trainer.erasing import Eraser
-from learnback_trainer.errors import RoundStoppedError
+from learnback_trainer.errors import ModelError, RoundStoppedError
 from learnback_trainer.metrics import TrainerMetrics
 from learnback_trainer.publishing import Candidate, open_pupil, publish, put_aside
 from learnback_trainer.pupil import Base, LoraShape, Pupil
 from learnback_trainer.round_trace import RoundTrace
 from learnback_trainer.school import Curriculum, Report, Sources, hold_round
+from learnback_trainer.students import FULL_IS_LIVE, Method
 from learnback_trainer.update import Progress
 
 _log = logging.getLogger(__name__)
@@ -132,7 +133,14 @@ class Trainer:
     # The story
 
     def run(self) -> None:
-        """Works until it is told to stop; what goes wrong is logged and tried again."""
+        """Works until it is told to stop; what goes wrong is logged and tried again.
+
+        Raises:
+            ModelError: What is live can't be taught on by the method that is configured.
+        """
+        live, method = self._checkpoints.aliases().live, self._curriculum.recipe.method
+        if live != BASE and method is Method.LORA and self._method_of(live) is Method.FULL:
+            raise ModelError(FULL_IS_LIVE)
         _log.info("waiting for feedback; live is %s", self._checkpoints.aliases().live)
         self._board.wake()
         while not self._stopped.is_set():
@@ -189,7 +197,7 @@ class Trainer:
             return ""
         _log.info("consolidating %d pieces of feedback", len(views))
         tokens = self._curriculum.answer_tokens
-        with self._opened(live) as pupil:
+        with self._opened(live, self._method_of(live)) as pupil:
             answers = answers_now(pupil, views, tokens)
         this = self._archive.begin_round(
             BASE, [one.feedback_id for one in views], again=True, replaces=live
@@ -295,7 +303,7 @@ class Trainer:
         self._board.begin(this)
         self._reached("begun")
         _log.info("a round about %d pieces of feedback, on %s", len(views), this.parent)
-        with self._opened(this.parent) as pupil:
+        with self._opened(this.parent, self._curriculum.recipe.method) as pupil:
             report = hold_round(
                 pupil,
                 self._base.name,
@@ -321,15 +329,15 @@ class Trainer:
         self._views.publish(self._archive.get(one.feedback_id) for one in views)
         return name
 
-    def _opened(self, parent: str) -> Pupil:
+    def _opened(self, parent: str, method: Method) -> Pupil:
         return open_pupil(
-            self._base,
-            self._checkpoints,
-            parent,
-            self._shape,
-            self._curriculum.seed,
-            self._curriculum.recipe.method,
+            self._base, self._checkpoints, parent, self._shape, self._curriculum.seed, method
         )
+
+    def _method_of(self, live: str) -> Method:
+        """What a checkpoint can be opened by without changing its kind."""
+        full = self._checkpoints.get(live).manifest.kind is CheckpointKind.FULL
+        return Method.FULL if full else Method.LORA
 
     def _decide(self, this: Round, report: Report, pupil: Pupil) -> str:
         """Publishes what passed, or puts aside what did not; returns the name of what is live."""

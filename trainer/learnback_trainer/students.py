@@ -26,6 +26,10 @@ from learnback_trainer.errors import ModelError
 # PEFT writes an adapter of this name to the folder itself, every other one to a folder below it.
 _STUDENT = "default"
 _LIVE = "live"
+FULL_IS_LIVE = (
+    "full weights are live, and no adapter can go on from them: go on with --method full, or begin "
+    "anew from the base model with --consolidate"
+)
 # What tells a folder with an adapter from one with all weights.
 _ADAPTER_FILE = "adapter_config.json"
 
@@ -149,10 +153,7 @@ def _new_adapter(base: PreTrainedModel, rank: int, alpha: int) -> PeftModel:
 
 def _parents_adapter(base: PreTrainedModel, parent: Path) -> PeftModel:
     if not (parent / _ADAPTER_FILE).exists():
-        raise ModelError(
-            "full weights are live, and no adapter can go on from them: go on with --method full, "
-            "or begin anew from the base model with --consolidate"
-        )
+        raise ModelError(FULL_IS_LIVE)
     try:
         model = PeftModel.from_pretrained(base, parent, adapter_name=_STUDENT, is_trainable=True)
         model.load_adapter(parent, _LIVE, is_trainable=False)
