@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo up test test-image test-cluster check image bench bench-swap bench-learn \
+.PHONY: help setup demo up test test-slow test-image test-cluster check image bench bench-swap bench-learn \
   soak format protos dashboards clean
 
 help: ## Show this list
@@ -31,6 +31,9 @@ up: setup ## Serve and teach the embedded model on 127.0.0.1:50051 until Ctrl-C
 
 test: setup ## Run the tests, but for those that take minutes
 	@$(BIN)/python -m pytest -q -m 'not slow'
+
+test-slow: setup ## Run the tests of training that take minutes
+	@$(BIN)/python -m pytest -q -m slow tests/trainer
 
 test-image: setup ## Build the images with buildah, and run them (needs buildah and bubblewrap)
 	@$(BIN)/python -m pytest -q -m slow tests/image

@@ -104,6 +104,7 @@ def test_it_is_due_every_so_many_rounds(rounds: int, every: int, due: bool) -> N
     assert is_due(rounds, every) == due
 
 
+@pytest.mark.slow
 def test_full_weights_go_on_from_an_adapter_and_are_published_whole(
     base: Base,
     redis: Client,

@@ -60,8 +60,8 @@ def test_the_default_is_distillation_by_a_frozen_teacher() -> None:
     "mixture",
     [
         Mixture(critiques=Objective.IMITATION, refinements=3),
-        Mixture(divergence=Divergence.JSD),
-        Mixture(teacher_pieces=50),
+        pytest.param(Mixture(divergence=Divergence.JSD), marks=pytest.mark.slow),
+        pytest.param(Mixture(teacher_pieces=50), marks=pytest.mark.slow),
         Mixture(teacher_decay=0.95),
     ],
     ids=["imitation", "jsd", "pieces", "average"],
