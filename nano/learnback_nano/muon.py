@@ -22,7 +22,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     """A matrix of the same shape, with all singular values drawn near 1; zero stays zero."""
     wide = matrix.T if matrix.size(0) > matrix.size(1) else matrix
     a, b, c = _COEFFICIENTS
-    found = wide / wide.norm().clamp(min=_SMALLEST_NORM)
+    found: Tensor = wide / wide.norm().clamp(min=_SMALLEST_NORM)
     for _ in range(_ITERATIONS):
         gram = found @ found.T
         found = a * found + (b * gram + c * gram @ gram) @ found
