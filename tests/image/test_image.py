@@ -200,6 +200,7 @@ def test_the_three_teach_each_other(images: dict[str, Image], volume: Path, tmp_
         "LEARNBACK_HEALTH_LISTEN": free_address(),
         "LEARNBACK_CHECKPOINT_DIR": f"{state}/checkpoints",
         "LEARNBACK_ARCHIVE_FILE": f"{state}/archive.sqlite",
+        "LEARNBACK_TRAINER_THREADS": "1",
     }
     redis = server.start(
         tmp_path / "redis.log", "python", "-m", "learnback_store", f"{state}/redis", volume=volume
