@@ -30,11 +30,12 @@ from pathlib import Path
 
 from bench.fleet import Redises, Server, address_of, redises, serving, wait_until
 from bench.swap import publish_adapters
-from learnback_client import AsyncClient, Client, LearnbackError
+from learnback_client import AsyncClient, Client, Exchange, GenerationNotFound, LearnbackError
 from learnback_nano import path as nano_path
 from learnback_store.checkpoints import CheckpointStore
 
 REPORT = Path(__file__).parents[1] / "docs/soak.md"
+QUESTION = [("user", "What is the capital of France?")]
 TOKENS = 48
 """Longest answer, in tokens."""
 _DEAD_SECONDS = 30.0
@@ -65,6 +66,8 @@ class Record:
     """Seconds until the first piece of each answer."""
     acknowledged: list[str] = field(default_factory=list)
     """Feedback ids that were told to the caller."""
+    with_exchange: int = 0
+    """Of the feedback: how often the generation was not known, and the exchange was sent along."""
     failed: Counter[str] = field(default_factory=Counter)
     events: list[tuple[float, str]] = field(default_factory=list)
     """Seconds since the start, and what happened."""
@@ -90,8 +93,8 @@ class Soak:
         self._names = names
         self._began = time.monotonic()
         self._shaken = False
-        self._latest = ""
-        """The generation that feedback speaks of."""
+        self._latest = "", ""
+        """Id and text of the answer that feedback speaks of."""
         self.record = Record()
 
     async def run(self) -> Record:
@@ -123,8 +126,7 @@ class Soak:
 
     async def _answer_once(self, client: AsyncClient) -> None:
         asked = time.monotonic()
-        question = [("user", "What is the capital of France?")]
-        async with client.stream(messages=question, max_tokens=TOKENS, ignore_eos=True) as stream:
+        async with client.stream(messages=QUESTION, max_tokens=TOKENS, ignore_eos=True) as stream:
             first = True
             async for _ in stream.text:
                 if first:
@@ -133,7 +135,7 @@ class Soak:
             reply = await stream.result()
         self.record.answers += 1
         self.record.tokens += reply.usage.completion_tokens
-        self._latest = reply.generation_id
+        self._latest = reply.generation_id, reply.text
 
     async def _criticise(self, client: AsyncClient) -> None:
         async with asyncio.TaskGroup() as group:
@@ -145,10 +147,16 @@ class Soak:
                 group.create_task(self._criticise_once(client, number))
 
     async def _criticise_once(self, client: AsyncClient, number: int) -> None:
+        critique, author = f"Please be shorter. ({number})", f"user-{number % 100}"
+        generation_id, answer = self._latest
         try:
-            sent = await client.critique(
-                self._latest, f"Please be shorter. ({number})", author=f"user-{number % 100}"
-            )
+            try:
+                sent = await client.critique(generation_id, critique, author=author)
+            except GenerationNotFound:
+                # Answered while Redis was away: the error says to send the exchange along instead.
+                self.record.with_exchange += 1
+                exchange = Exchange(answer, messages=QUESTION)
+                sent = await client.critique(exchange, critique, author=author)
         except LearnbackError as error:
             self.record.failed[f"feedback: {type(error).__name__}: {error}"[:160]] += 1
         else:
@@ -237,6 +245,8 @@ def report(plan: Plan, record: Record) -> list[str]:
         ("first token, p50, p99, longest", f"{statistics.median(first):.2f} s, {high:.2f} s, "
          f"{first[-1]:.2f} s"),
         ("feedback acknowledged", str(len(record.acknowledged))),
+        ("of it with its exchange, the answer having come while Redis was away",
+         str(record.with_exchange)),
         ("**feedback lost**", f"**{len(record.lost)}**"),
         ("**calls failed, after the client's own retries**", f"**{record.failed.total()}**"),
         ("all servers on one checkpoint after", f"{record.agree_seconds:.1f} s"),

@@ -6,8 +6,10 @@
 #   REDIS_PASSWORD  of Redis and Sentinels
 #   DATA            folder that outlives the process
 #
-# Who is the master is asked of the Sentinels that answer; if none does, because all nodes start at once,
-# it is the one that this node's Sentinel knew last, and on the very first start the first of NODES.
+# Who is the master is asked of all Sentinels that answer, and of what this node's Sentinel has written
+# down; what was decided last holds, by its epoch. So a node that slept through a failover can't win the
+# others back to what it remembers when all of them start at once. On the very first start it is the
+# first of NODES.
 set -eu
 umask 077
 
@@ -21,24 +23,28 @@ host_of() { echo "${1%%:*}"; }
 port_of() { rest=${1#*:}; echo "${rest%%:*}"; }
 sentinel_of() { echo "${1##*:}"; }
 
-told_by_sentinels() {
+# Lines of epoch, host and port: what each Sentinel says, and what is written down here.
+opinions() {
   for node in $NODES; do
-    told=$(REDISCLI_AUTH=$REDIS_PASSWORD timeout 2 "$cli" -h "$(host_of "$node")" \
-      -p "$(sentinel_of "$node")" --raw sentinel get-master-addr-by-name "$name" 2> /dev/null) || continue
-    # shellcheck disable=SC2086  # two lines: host and port
-    set -- $told
-    [ $# -eq 2 ] && { echo "$1 $2"; return; }
+    REDISCLI_AUTH=$REDIS_PASSWORD timeout 2 "$cli" -h "$(host_of "$node")" \
+      -p "$(sentinel_of "$node")" --raw sentinel master "$name" 2> /dev/null |
+      awk 'NR % 2 { key = $0; next } { told[key] = $0 }
+           END { if ("ip" in told) print told["config-epoch"], told["ip"], told["port"] }'
   done
-  return 1
-}
-
-known_here() {
-  [ -f "$known" ] && sed -n "s/^sentinel monitor $name \([^ ]*\) \([0-9]*\) .*/\1 \2/p" "$known" | grep .
+  if [ -f "$known" ]; then
+    awk '$2 == "monitor" { host = $4; port = $5 } $2 == "config-epoch" { epoch = $4 }
+         END { if (host) print epoch + 0, host, port }' "$known"
+  fi
 }
 
 find_master() {
-  # shellcheck disable=SC2086  # words are wanted
-  told_by_sentinels || known_here || { set -- $NODES; echo "$(host_of "$1") $(port_of "$1")"; }
+  latest=$(opinions | sort -rn | head -n 1)
+  if [ -n "$latest" ]; then
+    echo "${latest#* }"
+  else
+    first=${NODES%% *}
+    echo "$(host_of "$first") $(port_of "$first")"
+  fi
 }
 
 run_redis() {
