@@ -156,9 +156,13 @@ def test_what_is_struck_out_leaves_the_rest_as_likely_as_it_was_to_itself() -> N
     assert float(found[1].sum()) == pytest.approx(1, rel=1e-5)
 
 
-def test_an_answer_that_is_all_but_certain_can_be_struck_out() -> None:
-    sure = torch.full((2, 4), -40.0)
-    sure[0, 1] = sure[1, 2] = 0.0
+@pytest.mark.parametrize("sureness", [0.0, 4.0, 40.0, 400.0])
+def test_what_is_left_can_be_learned_however_sure_the_answer_was(sureness: float) -> None:
+    sure = torch.zeros(2, 4)
+    sure[0, 1] = sure[1, 2] = sureness
     found = kto.struck_out(sure.log_softmax(-1), torch.tensor([1, 2]))
-    assert not found.isnan().any()
     assert found[1].argmax().item() != 2
+    student = sure.clone().requires_grad_()
+    distillation.loss(student, found).backward()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()

@@ -94,11 +94,11 @@ class Teacher:
         return [self._known[pair] for pair in pairs]
 
     def _asked(self, pairs: Sequence[Pair]) -> list[Expected]:
-        found = []
-        for log_probs in self._pupil.distributions(pairs):
-            pieces = likeliest(log_probs, self._mixture.teacher_pieces)
-            found.append(Expected(bucketed(log_probs, pieces), pieces))
-        return found
+        return [self._kept(log_probs) for log_probs in self._pupil.distributions(pairs)]
+
+    def _kept(self, log_probs: Tensor) -> Expected:
+        pieces = likeliest(log_probs, self._mixture.teacher_pieces)
+        return Expected(bucketed(log_probs, pieces), pieces)
 
     def log_likelihoods(self, pairs: Sequence[Pair]) -> list[float]:
         """Returns those of whole answers by the live model."""
@@ -118,17 +118,18 @@ class Teacher:
     def _struck_out(self, prompt: Ids, answer: Ids) -> tuple[Pair, Expected]:
         [log_probs] = self._pupil.distributions([(prompt, answer)])
         without = kto.struck_out(log_probs, torch.tensor(answer, device=log_probs.device))
-        likeliest = without.argmax(dim=-1).tolist()
+        greedy = without.argmax(dim=-1).tolist()
         # The last token is impossible there, so that they do part.
-        pairs = zip(likeliest, answer, strict=True)
+        pairs = zip(greedy, answer, strict=True)
         parted = next(place for place, (one, other) in enumerate(pairs, start=1) if one != other)
-        other = (*answer[: parted - 1], likeliest[parted - 1])
+        other = (*answer[: parted - 1], greedy[parted - 1])
         room = self._pupil.reader.context_tokens - len(prompt) - len(other)
         if room > 0 and not self._pupil.reader.ended(other):
             longest = min(room, len(answer) + _LONGER_TOKENS)
             other += self._pupil.answer([prompt + other], longest)[0]
         [further] = self._pupil.distributions([(prompt, other)])
-        return (prompt, other), Expected(torch.cat([without[:parted], further[parted:]]))
+        expected = self._kept(torch.cat([without[:parted], further[parted:]]))
+        return (prompt, other), expected
 
 
 def log_likelihoods(pupil: Pupil, pairs: Sequence[Pair]) -> list[float]:

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Log-probability of what can't be. Not minus infinity, which times 0 is no number.
+_IMPOSSIBLE = -1e4
+
 
 @dataclass(frozen=True, slots=True)
 class Kto:
@@ -78,5 +81,5 @@ def struck_out(log_probs: Tensor, answer: Tensor) -> Tensor:
     """
     own = log_probs.gather(-1, answer[:, None])
     rest = own.flip(0).cumsum(0).flip(0) - own
-    spared = own + torch.log(-torch.expm1(rest.clamp(max=0)))
+    spared = (own + torch.log(-torch.expm1(rest.clamp(max=0)))).clamp(min=_IMPOSSIBLE)
     return log_probs.scatter(-1, answer[:, None], spared).log_softmax(dim=-1)
