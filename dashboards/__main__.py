@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 
 from dashboards import reference
+from dashboards.pages import PAGES
 
-ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 
 
 def files() -> dict[Path, str]:
     """Returns what is made, by where it is checked in."""
-    return {ROOT / "docs" / "metrics.md": reference.document()}
+    boards = {HERE / f"{name}.json": page.to_json() for name, page in PAGES.items()}
+    return {ROOT / "docs" / "metrics.md": reference.document(), **boards}
 
 
 def main() -> int:
