@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo up test test-slow test-image test-cluster check image bench bench-swap bench-learn \
+.PHONY: help setup demo up test test-slow test-image test-cluster test-alerts check image bench bench-swap bench-learn \
   soak format protos dashboards clean
 
 help: ## Show this list
@@ -40,6 +40,9 @@ test-image: setup ## Build the images with buildah, and run them (needs buildah 
 
 test-cluster: setup ## Shake three servers and three Redis under load (some minutes)
 	@$(BIN)/python -m pytest -q -m slow tests/cluster
+
+test-alerts: setup ## Break a deployment in every way that an alert is for (needs prometheus)
+	@$(BIN)/python -m pytest -q -m slow tests/rules
 
 check: setup ## Check format, lint, types, floors and the contract
 	@PATH="$(abspath $(BIN)):$$PATH" scripts/check
