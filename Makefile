@@ -6,8 +6,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo up test test-slow test-image test-cluster test-alerts check image bench bench-swap bench-learn \
-  soak format protos dashboards clean
+.PHONY: help setup demo up test test-slow test-image test-cluster test-alerts check image bench bench-swap \
+  bench-learn soak format protos dashboards clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
