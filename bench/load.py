@@ -26,10 +26,10 @@ def run(address: str, workload: Workload) -> list[Trace]:
 
 
 def run_until(
-    over: Path, address: str, streams: int, lengths: Lengths, vocab_size: int
+    over: Path, address: str, streams: int, lengths: Lengths, vocab_size: int, seed: int
 ) -> list[Trace]:
     """Sends one request after the other on each stream, until there is a file called `over`."""
-    tasks = draw_tasks(lengths, vocab_size, seed=0)
+    tasks = draw_tasks(lengths, vocab_size, seed)
     in_time = itertools.takewhile(lambda _: not over.exists(), tasks)
     return uvloop.run(_run(address, in_time, streams))
 

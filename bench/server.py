@@ -30,7 +30,11 @@ class Server:
         self._logged = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        _, found = self.wait_for(r"serving .* on port (\d+)")
+        try:
+            _, found = self.wait_for(r"serving .* on port (\d+)")
+        except RuntimeError:
+            self.close()
+            raise
         self.address = f"127.0.0.1:{found[1]}"
 
     def wait_for(self, pattern: str) -> tuple[float, re.Match[str]]:

@@ -108,19 +108,27 @@ def serving(model: Path, threads: int, folder: Path, *flags: str) -> Iterator[Se
             server.close()
 
 
-def measure(model: shapes.Model, scale: Scale, folder: Path) -> dict[str, list[float]]:
-    """One round: seconds between tokens, by phase."""
-    names = publish_adapters(model.folder, CheckpointStore(folder / "checkpoints"), scale.swaps)
-    over = folder / "over"
+def measure(
+    model: shapes.Model, scale: Scale, rounds: int, folder: Path
+) -> list[dict[str, list[float]]]:
+    """Seconds between tokens by phase, of each round; all rounds are one server's."""
+    store = CheckpointStore(folder / "checkpoints")
+    names = publish_adapters(model.folder, store, rounds * scale.swaps)
+    measured = []
     with serving(model.folder, scale.threads, folder) as server, worker() as process:
         process.submit(time.perf_counter).result()  # it has to start, which takes a while
-        load_of = (server.address, STREAMS, scale.lengths, model.vocab_size)
-        loaded = process.submit(load.run_until, over, *load_of)
-        try:
-            moves = _move_about(server, names, scale.steady_seconds)
-        finally:
-            over.touch()
-        return gaps_by_phase(loaded.result(), moves)
+        for number in range(rounds):
+            own = names[number * scale.swaps :][: scale.swaps]
+            over = folder / f"over-{number}"
+            load_of = (server.address, STREAMS, scale.lengths, model.vocab_size, number)
+            loaded = process.submit(load.run_until, over, *load_of)
+            try:
+                moves = _move_about(server, own, scale.steady_seconds)
+            finally:
+                over.touch()
+            measured.append(gaps_by_phase(loaded.result(), moves))
+            note(f"  round {number + 1} of {rounds}")
+    return measured
 
 
 def _move_about(server: Server, names: Sequence[str], steady_seconds: float) -> list[Move]:
@@ -240,10 +248,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = Path(name)
         for asked in arguments.models:
             model, scale = shapes.make(asked, folder), SCALES[asked]
-            rounds = []
-            for number in range(arguments.rounds):
-                rounds.append(measure(model, scale, folder / f"{asked}-{number}"))
-                note(f"  {asked}: round {number + 1} of {arguments.rounds}")
+            rounds = measure(model, scale, arguments.rounds, folder / f"{asked}-swaps")
             lines = [*table(rounds), "", *memory(model, scale.threads, folder / f"{asked}-memory")]
             sys.stdout.write(f"\n{asked}, {STREAMS} streams\n\n" + "\n".join(lines) + "\n")
 

@@ -21,7 +21,7 @@ pytest.importorskip("torch", reason="the server and the trainer need it")
 
 QUESTION = "What is the capital of France?"
 CORRECT = "Lyon, of course."
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 280.0
 
 
 class Server:
@@ -32,12 +32,19 @@ class Server:
         command = [sys.executable, "-m", "learnback_server", "--redis-url", redis_url, *flags]
         with log.open("wb") as said:
             self.process = subprocess.Popen(command, stderr=said)
+        try:
+            self.client = Client(f"127.0.0.1:{self._port(log)}")
+        except AssertionError:
+            self.process.kill()
+            raise
+
+    def _port(self, log: Path) -> str:
         give_up = time.monotonic() + PATIENCE_SECONDS
         while (port := re.search(r"on port (\d+)", log.read_text())) is None:
             assert self.process.poll() is None, log.read_text()
             assert time.monotonic() < give_up, log.read_text()
             time.sleep(0.05)
-        self.client = Client(f"127.0.0.1:{port[1]}")
+        return port[1]
 
     def kill(self) -> None:
         self.process.kill()
