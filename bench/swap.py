@@ -123,30 +123,38 @@ def measure(
             load_of = (server.address, STREAMS, scale.lengths, model.vocab_size, number)
             loaded = process.submit(load.run_until, over, *load_of)
             try:
-                moves = _move_about(server, own, scale.steady_seconds)
+                moves = _move_about(server, own, scale)
             finally:
                 over.touch()
             measured.append(gaps_by_phase(loaded.result(), moves))
-            note(f"  round {number + 1} of {rounds}")
+            told = "; ".join(f"{name} {of(measured[-1]):.2f}" for name, of in RATIOS.items())
+            note(f"  round {number + 1} of {rounds}: {told}")
     return measured
 
 
-def _move_about(server: Server, names: Sequence[str], steady_seconds: float) -> list[Move]:
+def _move_about(server: Server, names: Sequence[str], scale: Scale) -> list[Move]:
     """Goes to each checkpoint and back, under load."""
     moves = []
     with Client(server.address) as client:
-        time.sleep(2 * steady_seconds)  # the load has to begin
+        time.sleep(2 * scale.steady_seconds)  # the load has to begin
         for name in names:
             asked = time.perf_counter()
             client.promote_checkpoint(name)
             merged, _ = server.wait_for(rf"{name} is merged")
             moves.append(Move("swap", asked, merged))
-            time.sleep(steady_seconds)
+            _outlast(client, scale.lengths)
+            time.sleep(scale.steady_seconds)
             back = time.perf_counter()
             client.promote_checkpoint(BASE)
             moves.append(Move("back", back, time.perf_counter()))
-            time.sleep(steady_seconds)
+            _outlast(client, scale.lengths)
+            time.sleep(scale.steady_seconds)
     return moves
+
+
+def _outlast(client: Client, lengths: Lengths) -> None:
+    """Waits as long as the longest answer takes, so that those which began before are over."""
+    client.generate(token_ids=[1, 2, 3], max_tokens=lengths.answer[1], ignore_eos=True)
 
 
 def gaps_by_phase(traces: Sequence[Trace], moves: Sequence[Move]) -> dict[str, list[float]]:
