@@ -32,8 +32,8 @@ up: setup ## Serve and teach the embedded model on 127.0.0.1:50051 until Ctrl-C
 test: setup ## Run the tests, but for those that take minutes
 	@$(BIN)/python -m pytest -q -m 'not slow'
 
-test-slow: setup ## Run the tests of training that take minutes
-	@$(BIN)/python -m pytest -q -m slow tests/trainer
+test-slow: setup ## Run the tests of training, and of killed servers, that take minutes
+	@$(BIN)/python -m pytest -q -m slow tests/trainer tests/stack
 
 test-image: setup ## Build the images with buildah, and run them (needs buildah and bubblewrap)
 	@$(BIN)/python -m pytest -q -m slow tests/image
