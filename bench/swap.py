@@ -45,8 +45,8 @@ from learnback_store.manifest import BASE, CheckpointKind, Manifest
 
 STREAMS = 8
 RANK = 16
-MEMORY_SWAPS = 4
-"""Swaps over which memory is read; the first two also fill what is kept between swaps."""
+MEMORY_SWAPS = 12
+"""Swaps over which memory is read; the first ones also fill what is kept between swaps."""
 
 PHASES = ("bare", "swap", "merged", "back")
 
