@@ -20,8 +20,8 @@ from learnback_server.engine.options import EngineOptions
 from learnback_server.engine.watch import EngineWatch, Unwatched
 from learnback_server.metrics import ServerMetrics
 
-STREAMS = (1, 16, 64)
-ROUNDS = 40
+STREAMS = (1, 16)
+ROUNDS = 25
 TOKENS = 32
 """Of an answer. Prompts are short, so that decoding is what is measured."""
 

@@ -25,8 +25,9 @@ from learnback_store.checkpoints import CheckpointStore
 from learnback_store.embedded import EmbeddedRedis
 from tests.rules.prometheus import RULES, program
 
-# Only what never comes takes so long; importing torch on a busy machine takes a minute.
-PATIENCE_SECONDS = 240.0
+# Only what never comes takes so long; importing torch on a busy machine takes a minute, and a rule
+# that looks back over hours looks back over as many minutes here.
+PATIENCE_SECONDS = 480.0
 _HOURS_A_DAY = 24
 
 

@@ -116,10 +116,10 @@ def test_a_round_fails_until_its_feedback_is_a_dead_letter(deployed: Deployment)
 
 
 def test_the_gate_lets_nothing_pass_and_forgetting_has_no_budget(deployed: Deployment) -> None:
-    # The published round of the beginning is still in the window of a gate that rejects.
     deployed.start_trainer(*STRICT, "--steps", "3")
-    for question in ("What is the opposite of hot?", "What is the capital of Italy?", "Who?"):
-        deployed.correct(question, "Something else.")
+    for _ in range(3):
+        deployed.correct("What is the opposite of hot?", "Not hot.")
+    # The rounds that passed at the beginning count for six hours, which are minutes here.
     sees(deployed, "GateRejects", "ForgettingBudgetSpent")
 
 
