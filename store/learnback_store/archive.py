@@ -159,6 +159,25 @@ class Archive(ErasureWriter):
         with transaction(self._db):
             return [self._move(one, state, reason, checkpoint) for one in feedback_ids]
 
+    def put_off(self, reasons: Mapping[str, str]) -> list[FeedbackView]:
+        """Says why feedback that is QUEUED has to wait; told once, however often it has to.
+
+        Args:
+            reasons: Why, by feedback id; what stands before a colon says whether it is told yet.
+
+        Raises:
+            FeedbackNotFoundError: There is none of one of these ids; nothing was written.
+        """
+        with transaction(self._db):
+            return [self._put_off(*one) for one in reasons.items()]
+
+    def _put_off(self, feedback_id: str, reason: str) -> FeedbackView:
+        view = self.get(feedback_id)
+        told = view.account.reason.partition(":")[0] == reason.partition(":")[0]
+        if told or view.account.state is not FeedbackState.QUEUED:
+            return view
+        return self._write(view, view.account.moved(FeedbackState.QUEUED, reason))
+
     def _move(
         self, feedback_id: str, state: FeedbackState, reason: str, checkpoint: str = ""
     ) -> FeedbackView:
@@ -307,6 +326,8 @@ class Archive(ErasureWriter):
 
     def _apply(self, outcome: Outcome, checkpoint: str) -> None:
         view = self.get(outcome.feedback_id)
+        if outcome.state is FeedbackState.QUEUED and view.account.state is FeedbackState.LEARNED:
+            return  # What is taught again stays learned until a later round has decided.
         learned = outcome.state is FeedbackState.LEARNED
         account = view.account.moved(
             outcome.state,

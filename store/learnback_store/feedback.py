@@ -120,6 +120,29 @@ class FeedbackQueue:
         until = time.monotonic() + age_seconds - self._age_seconds(batch[0])
         return self._gather(batch, count, until, stop, enough=count)
 
+    def read_more(self, count: int) -> list[Delivery]:
+        """Takes up to so many more that nobody has taken, besides a batch; does not wait."""
+        return self._read_new(count, 0)
+
+    def authors_behind(self, last: Delivery, count: int) -> list[str]:
+        """Returns who has said what comes behind a delivery, in order; takes nothing.
+
+        Args:
+            last: The last one that was taken.
+            count: Most entries to look at.
+        """
+        with store_errors():
+            entries: Any = self._redis.xrange(
+                self._keys.queue, min=f"({last.entry_id}", count=count
+            )
+        found = []
+        for _, fields in entries:
+            try:
+                found.append(FeedbackRecord.from_json(fields["record"]).author)
+            except (RecordUnreadableError, KeyError):
+                found.append("")
+        return found
+
     def claim_stale(self, count: int, idle_seconds: float = STALE_SECONDS) -> list[Delivery]:
         """Takes over what another trainer took and has not touched for so long."""
         with store_errors():
@@ -242,6 +265,16 @@ class FeedbackQueue:
             pipeline.xack(self._keys.queue, TRAINER_GROUP, *ids)
             pipeline.xdel(self._keys.queue, *ids)
             pipeline.execute()
+
+    def put_off(self, deliveries: Iterable[Delivery]) -> None:
+        """Moves deliveries to the end of the queue, untried. Put them down in the archive first."""
+        for one in deliveries:
+            with store_errors():
+                self._redis.eval(
+                    scripts.PUT_OFF, 2, self._keys.queue, self._keys.view(one.feedback_id),
+                    TRAINER_GROUP, one.entry_id, one.feedback_id, one.record.to_json(),
+                    str(one.attempt),
+                )  # fmt: skip
 
     def dead_letter(self, delivery: Delivery, reason: str) -> None:
         """Moves a delivery to the dead letters. Put it down in the archive first."""

@@ -95,6 +95,23 @@ end
 return 1
 """
 
+PUT_OFF = """
+-- Moves an entry that was taken to the end of the queue, as one that nobody has taken.
+-- KEYS  1 queue  2 view
+-- ARGV  1 group  2 entry  3 id  4 record  5 attempt
+if #redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2]) == 0 then
+  return 0
+end
+local entry = redis.call('XADD', KEYS[1], '*', 'id', ARGV[3], 'record', ARGV[4],
+  'attempt', ARGV[5])
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+redis.call('XDEL', KEYS[1], ARGV[2])
+if redis.call('EXISTS', KEYS[2]) == 1 then
+  redis.call('HSET', KEYS[2], 'entry', entry)
+end
+return 1
+"""
+
 PUT_BACK = """
 -- Moves a dead letter back to the queue, as a new attempt.
 -- KEYS  1 dead  2 queue  3 view

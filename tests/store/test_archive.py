@@ -217,6 +217,31 @@ def test_moving_is_done_once_and_wholly(archive: Archive) -> None:
     assert archive.get(two).account.state is FeedbackState.QUEUED
 
 
+def test_why_it_has_to_wait_is_told_once(archive: Archive) -> None:
+    records = _taken(archive, 2)
+    one, other = _ids(records)
+    archive.begin_round("base", [other])
+    for count in range(3):
+        reasons = {one: f"it waits: {count} others", other: f"it waits: {count} others"}
+        views = archive.put_off(reasons)
+    assert [len(view.account.history) for view in views] == [2, 2]
+    assert (views[0].account.state, views[0].account.reason) == (
+        FeedbackState.QUEUED, "it waits: 0 others",
+    )  # fmt: skip
+    assert views[1].account.state is FeedbackState.LEARNING
+
+
+def test_what_is_taught_again_stays_learned_until_it_is_decided(archive: Archive) -> None:
+    [feedback_id] = _ids(_taken(archive, 1))
+    archive.move([feedback_id], FeedbackState.LEARNED, "", "ckpt-1")
+    again = archive.begin_round("base", [feedback_id], again=True)
+    archive.decide_round(
+        again.round_id, [Outcome(feedback_id, FeedbackState.QUEUED, "tried again with fewer")]
+    )
+    [view] = archive.finish_round(again.round_id)
+    assert (view.account.state, view.account.checkpoint) == (FeedbackState.LEARNED, "ckpt-1")
+
+
 def test_manifests_know_better_than_a_lost_archive(archive: Archive) -> None:
     known, unknown = feedback("known"), feedback("unknown")
     archive.take([(known, 0)])

@@ -100,6 +100,35 @@ async def test_a_sign_of_life_is_no_delivery(
     queue.keep_alive([])
 
 
+async def test_what_is_put_off_waits_at_the_end(
+    inbox: FeedbackInbox, queue: FeedbackQueue, redis: Client, keys: Keys
+) -> None:
+    records = await submit(inbox, 3)
+    batch = queue.read_batch(2)
+    queue.put_off(batch[:1])
+    queue.put_off(batch[:1])  # as after a crash: changes nothing
+    assert (queue.stats().depth, queue.stats().taken) == (3, 1)
+    # Redis has lost nothing, so that nothing is restored.
+    LiveViews(redis, keys).restore([(record, 0) for record in records])
+    restarted = FeedbackQueue(redis, keys)
+    again = restarted.read_batch(10)
+    assert [one.record for one in again] == [records[1], records[2], records[0]]
+    assert [one.deliveries for one in again] == [2, 1, 1]
+
+
+async def test_authors_behind_a_batch_are_seen_and_nothing_is_taken(
+    inbox: FeedbackInbox, queue: FeedbackQueue, redis: Client, keys: Keys
+) -> None:
+    for author in ("ada", "ada", "bob", "", "cy"):
+        await inbox.submit(feedback(author=author))
+    redis.xadd(keys.queue, {"record": "{"})
+    [first] = queue.read_batch(1)
+    assert queue.authors_behind(first, 3) == ["ada", "bob", ""]
+    assert queue.authors_behind(first, 100) == ["ada", "bob", "", "cy", ""]
+    assert queue.stats().taken == 1
+    assert [one.record.author for one in queue.read_more(2)] == ["ada", "bob"]
+
+
 async def test_dead_letters_are_kept_with_their_reason_and_put_back(
     inbox: FeedbackInbox, queue: FeedbackQueue, dead_letters: DeadLetters, views: FeedbackViews
 ) -> None:

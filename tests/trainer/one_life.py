@@ -5,6 +5,7 @@ The round is small: corrections alone, without anchors, judged by adoption.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
@@ -24,13 +25,31 @@ from learnback_trainer.school import Curriculum
 from learnback_trainer.update import Recipe
 
 
-def live(url: str, namespace: str, folder: Path, dies_at: str) -> None:
-    """Recovers, and works until the queue is empty, unless it dies before."""
+def live(
+    url: str,
+    namespace: str,
+    folder: Path,
+    dies_at: str,
+    times: int = 1,
+    canary_file: Path | None = None,
+) -> None:
+    """Recovers, and works until the queue is empty, unless it dies before.
+
+    Args:
+        url: Of Redis.
+        namespace: Of its keys.
+        folder: Where archive and checkpoints lie.
+        dies_at: The step that it kills itself at; empty: none.
+        times: At which of its occurrences.
+        canary_file: The operator's canaries.
+    """
     torch.set_num_threads(1)
     logging.basicConfig(filename=folder / "trainer.log", level=logging.DEBUG)
 
+    deaths = itertools.count(1)
+
     def reached(step: str) -> None:
-        if step == dies_at:
+        if step == dies_at and next(deaths) == times:
             os.kill(os.getpid(), signal.SIGKILL)
 
     curriculum = Curriculum(Recipe(steps=40), Budget(), Amounts(0, 0, 0), answer_tokens=24, seed=0)
@@ -44,6 +63,7 @@ def live(url: str, namespace: str, folder: Path, dies_at: str) -> None:
             curriculum,
             shape=LoraShape(),
             round_wait=0.0,
+            canary_file=canary_file,
             on_step=reached,
         )
         trainer.recover()

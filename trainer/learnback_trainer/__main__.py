@@ -91,6 +91,8 @@ def _train(config: TrainerConfig, *, consolidate: bool) -> int:
                 round_wait=config.round_wait,
                 most_deliveries=config.most_deliveries,
                 consolidate_rounds=config.consolidate_rounds,
+                author_share=config.author_share,
+                retries=config.retries,
                 keep=(config.keep_published, config.keep_rejected),
                 canary_file=config.canary_file,
                 metrics=metrics,
@@ -176,10 +178,12 @@ def _curriculum(config: TrainerConfig) -> Curriculum:
             anchor_nats=config.most_anchor_nats,
             changed=config.most_changed,
             revision=config.least_revision,
+            accuracy_lost=config.most_accuracy_lost,
         ),
         Amounts(),
         config.answer_tokens,
         config.seed,
+        frozenset(filter(None, config.scripts.split(","))),
     )
 
 

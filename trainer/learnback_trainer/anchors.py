@@ -44,10 +44,12 @@ class Question:
     """A prompt that somebody asked or might ask."""
 
     exchange: Exchange
-    """Its answer is empty until one is made."""
+    """With the answer that was given to it; empty if none was."""
     prompt: Ids
     canary: bool = False
     """Whether the operator wants it held, however like it is to a criticised one."""
+    expected: tuple[str, ...] = ()
+    """What the operator says is right, each by itself; empty if nothing is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,32 +103,38 @@ class Anchors:
 def from_traffic(records: Iterable[GenerationRecord], reader: Reader) -> list[Question]:
     """Returns the questions of generations; those that can't be put to the model are left out."""
     exchanges = [record.exchange(0) for record in records if record.candidates]
-    return _questions((replace(exchange, answer="") for exchange in exchanges), reader)
+    return _questions(exchanges, reader)
 
 
 def from_canaries(file: Path, reader: Reader) -> list[Question]:
     """Returns the operator's own questions: JSON lines, {"prompt": ...} or {"messages": [...]}.
 
-    A "prompt" is a user's message where the model has a chat template.
+    A "prompt" is a user's message where the model has a chat template. "expected", a text or a list
+    of them, is what a right answer holds: one of them, by whatever case and spaces.
 
     Raises:
         CanaryError: The file can't be read, or a line is something else.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
-        exchanges = [_canary(json.loads(line)) for line in lines if line.strip()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        canaries = [_canary(json.loads(line)) for line in lines if line.strip()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CanaryError(f"the canaries in {file} can't be read: {error}") from error
-    return [replace(one, canary=True) for one in _questions(exchanges, reader)]
+    expected = dict(canaries)
+    questions = _questions(expected, reader)
+    return [replace(one, canary=True, expected=expected[one.exchange]) for one in questions]
 
 
-def _canary(line: dict[str, object]) -> Exchange:
+def _canary(line: dict[str, object]) -> tuple[Exchange, tuple[str, ...]]:
+    texts = line.get("expected", [])
+    expected = tuple(map(str, texts if isinstance(texts, list) else [texts]))
     if "prompt" in line:
-        return _asked(str(line["prompt"]))
+        return _asked(str(line["prompt"])), expected
     messages = line["messages"]
     if not isinstance(messages, list):
         raise TypeError("messages must be a list")
-    return Exchange("", tuple(Message(Role(m["role"]), str(m["content"])) for m in messages))
+    chat = tuple(Message(Role(m["role"]), str(m["content"])) for m in messages)
+    return Exchange("", chat), expected
 
 
 def shipped_questions(count: int, rng: Random, reader: Reader) -> list[Question]:

@@ -85,13 +85,26 @@ class TrainerConfig(BaseSettings):
         le=86400,
         description="Seconds that the first feedback of a round may wait for others.",
     )
+    author_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Share of a round that one author may have where several have said something; "
+        "the rest waits for a later round.",
+    )
+    scripts: str = Field(
+        "",
+        pattern=r"^([a-z]+(,[a-z]+)*)?$",
+        description="Scripts that feedback may be written in, as Unicode names them, such as "
+        '"latin,cjk"; other feedback is quarantined. Empty: any.',
+    )
     answer_tokens: int = Field(
         256, ge=1, description="Longest answer or revision that is taught or compared, in tokens."
     )
     canary_file: Path | None = Field(
         None,
         description="JSON lines with questions whose answers must not change: "
-        '{"prompt": ...} or {"messages": [...]}.',
+        '{"prompt": ...} or {"messages": [...]}, with "expected": ... if it is known.',
     )
 
     method: Literal["lora", "full"] = Field(
@@ -159,6 +172,13 @@ class TrainerConfig(BaseSettings):
         description="Rounds after which all that is learned is learned anew from the base model, "
         "in one round, and published if that holds as much. 0: never by itself.",
     )
+    retries: int = Field(
+        8,
+        ge=0,
+        le=1000,
+        description="Most rounds held after the gate has refused one, about halves of it, to learn "
+        "what of it can be learned.",
+    )
     least_adoption: float = Field(
         0.6, ge=0, le=1, description="Gate: share of the lessons that must be obeyed."
     )
@@ -167,6 +187,12 @@ class TrainerConfig(BaseSettings):
     )
     most_changed: float = Field(
         0.1, ge=0, le=1, description="Gate: share of other answers that may change."
+    )
+    most_accuracy_lost: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Gate: share of the canaries with an expected answer that may become wrong.",
     )
     least_revision: float = Field(
         0.8, ge=0, le=1, description="Gate: share of revisions that must stay as they were."

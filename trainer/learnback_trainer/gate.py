@@ -3,6 +3,8 @@
     adoption     the prompts of the feedback are asked again: do the answers show that it was
                  learned (`proofs.py`)? Good ratings count only where there is nothing else, for
                  they are obeyed by a model that has learned nothing
+    kept         the same for the lessons that other rounds about this batch have just published
+    accuracy     the operator's canaries with a known answer: the share that is right
     held out     questions like the criticised ones, never taught: has what the teacher would make
                  of their answers become likelier?
     sameness     do different questions still get different answers?
@@ -13,23 +15,25 @@
 A candidate passes if every figure that could be measured is within its budget. Adoption is also
 asked item by item: in a round that passes, what was not adopted is told as not learned.
 
-This first gate measures behaviour, not truth: a critique that asks for a wrong fact in words the
-model obeys is adopted like any other. The share of alike questions and their sameness need traffic
-(or the embedded model's prompts) like the criticised ones; without it they are not judged.
+Truth is measured only where the operator has said what is true: elsewhere a critique that asks for
+a wrong fact in words the model obeys is adopted like any other. The share of alike questions and
+their sameness need traffic (or the embedded model's prompts) like the criticised ones; without it
+they are not judged.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
 from learnback_store.manifest import GateVerdict
 from learnback_store.records import Objective
-from learnback_trainer.anchors import Alike, Anchor, Anchors
+from learnback_trainer.anchors import Alike, Anchor, Anchors, Question
 from learnback_trainer.lessons import Exercise, practice
 from learnback_trainer.objectives import distillation
-from learnback_trainer.proofs import Proof, prove
+from learnback_trainer.proofs import Proof, adopted, prove
 from learnback_trainer.pupil import Pupil
 
 # Distinct answers before, under which sameness is not judged: "positive" and "negative" are two.
@@ -46,6 +50,10 @@ class Budget:
 
     adoption: float = 0.6
     """At least so many of the exercises; of two that contradict one another at most half can be."""
+    kept: float = 0.9
+    """At least so many of the lessons that were published just before."""
+    accuracy_lost: float = 0.01
+    """At most so many of the canaries with a known answer wrong that were right before."""
     held_out: float = 0.5
     """At least so many of the held-out lessons likelier than before."""
     sameness: float = 0.5
@@ -76,10 +84,21 @@ class Judgement:
         return replace(self, verdict=replace(self.verdict, figures=figures))
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is known to be right, and must be so still."""
+
+    kept: Sequence[Exercise] = ()
+    """Lessons that the live model has just learned."""
+    canaries: Sequence[Question] = ()
+    """Questions of the operator's with a known answer."""
+
+
 def judge(
     pupil: Pupil,
     exercises: Sequence[Exercise],
     anchors: Anchors,
+    held: Held,
     budget: Budget,
     max_tokens: int,
 ) -> Judgement:
@@ -89,6 +108,7 @@ def judge(
         pupil: The model, taught.
         exercises: What was taught, with the targets of the end.
         anchors: What was held back for this.
+        held: What must be right still.
         budget: What is allowed.
         max_tokens: Longest answer.
     """
@@ -96,6 +116,7 @@ def judge(
     telling = [one for one in exercises if one.objective is not Objective.KTO or not one.good]
     asked = [proofs[one.feedback_id] for one in telling or exercises]
     figures = {"adoption": mean(proof.adopted for proof in asked)}
+    figures |= _held_figures(pupil, held, max_tokens)
     figures |= _held_out_figures(pupil, anchors.alike, max_tokens)
     figures |= _anchor_figures(pupil, anchors.questions, max_tokens)
     if anchors.dialogues:
@@ -120,12 +141,45 @@ def _complaints(budget: Budget) -> list[tuple[str, Callable[[Mapping[str, float]
 
     return [
         ("adoption", at_least("adoption", budget.adoption, "too little feedback is obeyed")),
+        ("kept", at_least("kept", budget.kept, "it undoes what others have just taught")),
+        ("accuracy_lost", at_most("accuracy_lost", budget.accuracy_lost, "canaries are wrong now")),
         ("held_out", at_least("held_out", budget.held_out, "too few held-out lessons improved")),
         ("sameness", at_least("sameness", budget.sameness, "unlike questions are answered alike")),
         ("anchor_nats", at_most("anchor_nats", budget.anchor_nats, "other answers have moved")),
         ("changed", at_most("changed", budget.changed, "other answers have changed")),
         ("revision", at_least("revision", budget.revision, "revising has suffered")),
     ]
+
+
+# What must be right still
+
+
+def _held_figures(pupil: Pupil, held: Held, max_tokens: int) -> dict[str, float]:
+    """The share of lessons kept, and the share of canaries that are right, and are no longer."""
+    figures = {}
+    if held.kept:
+        answers = pupil.answer([one.prompt for one in held.kept], max_tokens)
+        figures["kept"] = mean(adopted(pupil, held.kept, answers, max_tokens))
+    known = [one for one in held.canaries if one.expected]
+    if known:
+        with pupil.as_live():
+            before = _right(pupil, known, max_tokens)
+        figures["accuracy"] = _right(pupil, known, max_tokens)
+        figures["accuracy_lost"] = max(0.0, before - figures["accuracy"])
+    return figures
+
+
+def _right(pupil: Pupil, canaries: Sequence[Question], max_tokens: int) -> float:
+    """The share of canaries that are answered with what is expected."""
+    answers = pupil.answer([one.prompt for one in canaries], max_tokens)
+    return mean(
+        any(_plain(text) in _plain(pupil.reader.text(answer)) for text in one.expected)
+        for one, answer in zip(canaries, answers, strict=True)
+    )
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 # Held-out questions

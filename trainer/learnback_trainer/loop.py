@@ -4,6 +4,9 @@ Every step is one of those that `learnback_store.archive` tells of, in its order
 off: at the next start `recover` brings queue, archive and checkpoints to one truth, and the queue
 gives back what was not acknowledged. A round counts from the rename of its checkpoint on.
 
+A round that the gate refuses is held again in halves (`bisecting.py`), so that one batch can take
+several rounds and publish several checkpoints, one on the other.
+
 Feedback that makes a round fail is tried again. From its third delivery on it is tried alone, so
 that it takes no other feedback with it, and after `most_deliveries` it is a dead letter.
 """
@@ -14,6 +17,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -33,11 +37,14 @@ from learnback_store.rounds import Round
 from learnback_store.settlement import follow_live, recover_redis, settle
 from learnback_telemetry.context import about
 from learnback_telemetry.tracing import Tracer
+from learnback_trainer import authors
 from learnback_trainer.anchors import Question, from_canaries, from_traffic
+from learnback_trainer.bisecting import UNTRIED, Bisection
 from learnback_trainer.board import Board
 from learnback_trainer.consolidating import answers_now, compared, is_due, longer
 from learnback_trainer.erasing import Eraser
 from learnback_trainer.errors import ModelError, RoundStoppedError
+from learnback_trainer.lessons import Exercise
 from learnback_trainer.metrics import TrainerMetrics
 from learnback_trainer.publishing import Candidate, open_pupil, publish, put_aside
 from learnback_trainer.pupil import Base, LoraShape, Pupil
@@ -58,6 +65,8 @@ STEPS = (
 _ALONE_FROM = 3
 # Longest wait for a first piece of feedback before the trainer looks whether Redis is still itself.
 _WAIT_SECONDS = 5.0
+# Batches that are looked through behind one that a single author crowds.
+_LOOK_AHEAD = 8
 # Between two tries while Redis is away, or after a round has failed.
 _RETRY_SECONDS = 1.0
 # Between two signs of life to the queue, and two lines of progress, during a round.
@@ -79,6 +88,8 @@ class Trainer:
         round_wait: Seconds that the first feedback of a round may wait for others.
         most_deliveries: Times that feedback is tried.
         consolidate_rounds: Rounds after which everything is learned anew; 0: never.
+        author_share: How much of a round one of several authors may have.
+        retries: Most rounds that are held about a batch after the gate has refused one.
         keep: How many published and rejected checkpoints to keep.
         canary_file: The operator's canaries.
         on_step: Told the name of each step of `STEPS` when it is done.
@@ -101,6 +112,8 @@ class Trainer:
         round_wait: float = 2.0,
         most_deliveries: int = 5,
         consolidate_rounds: int = 0,
+        author_share: float = 0.5,
+        retries: int = 8,
         keep: tuple[int, int] = (20, 5),
         canary_file: Path | None = None,
         on_step: Callable[[str], None] = lambda _: None,
@@ -115,7 +128,8 @@ class Trainer:
         self._traffic = Traffic(redis, keys)
         self._curriculum, self._shape = curriculum, shape
         self._round_size, self._round_wait = round_size, round_wait
-        self._most_deliveries, self._keep = most_deliveries, keep
+        self._author_share = author_share
+        self._most_deliveries, self._retries, self._keep = most_deliveries, retries, keep
         self._canaries = from_canaries(canary_file, base.reader) if canary_file else []
         self._board, self._on_step = Board(redis, keys), on_step
         self._metrics = metrics or TrainerMetrics()
@@ -227,7 +241,7 @@ class Trainer:
         self._reached("read")
         together = [one for one in batch if one.deliveries < _ALONE_FROM]
         alone = [one for one in batch if one.deliveries >= _ALONE_FROM]
-        for deliveries in filter(None, (together, *([one] for one in alone))):
+        for deliveries in filter(None, (self._seated(together), *([one] for one in alone))):
             self._settle(deliveries)
         return len(batch)
 
@@ -244,6 +258,33 @@ class Trainer:
 
     # A batch
 
+    def _seated(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """Those that have a place in the round; the others go to the end of the queue."""
+        if not deliveries:
+            return []
+        at_hand = deliveries + self._said_by_others(deliveries)
+        seating = authors.seat(at_hand, self._round_size, self._author_share)
+        if seating.waiting:
+            self._archive.take([(one.record, one.attempt) for one in seating.waiting])
+            self._views.publish(self._archive.put_off(seating.reasons))
+            self._queue.put_off(seating.waiting)
+            _log.info("%d pieces of feedback wait for a later round", len(seating.waiting))
+            self._metrics.put_off(len(seating.waiting))
+        if seating.flooding:
+            _log.warning("%d authors flood the queue, beside others", seating.flooding)
+            self._metrics.flooded(seating.flooding)
+        return seating.taken
+
+    def _said_by_others(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """If one author crowds a batch, takes besides what others have said behind it."""
+        counts = Counter(one.record.author for one in deliveries)
+        author, count = counts.most_common(1)[0]
+        if count <= self._author_share * self._round_size:
+            return []
+        behind = self._queue.authors_behind(deliveries[-1], _LOOK_AHEAD * self._round_size)
+        others = [place for place, one in enumerate(behind, start=1) if one != author]
+        return self._queue.read_more(others[: self._round_size][-1]) if others else []
+
     def _settle(self, batch: Sequence[Delivery]) -> None:
         """Sees a batch through all steps, up to acknowledging it."""
         taken = self._archive.take(
@@ -254,7 +295,7 @@ class Trainer:
         fresh = [self._archive.get(one.view.feedback_id) for one in taken if not one.settled]
         waiting = [one for one in fresh if one.account.state is FeedbackState.QUEUED]
         if waiting:
-            self._hold_round(waiting, batch)
+            self._teach(waiting, batch)
         views = [self._archive.get(one.feedback_id) for one in batch]
         self._views.publish(views)
         self._reached("told")
@@ -272,23 +313,44 @@ class Trainer:
                 with about(feedback_id=one.feedback_id):
                     _log.error("feedback %s is a dead letter: %s", one.feedback_id, reason)
 
-    # A round
+    # A round, and those that follow if it is refused
 
-    def _hold_round(
+    def _teach(
         self, views: Sequence[FeedbackView], batch: Sequence[Delivery], parent: str = ""
     ) -> str:
-        """Teaches feedback; returns the name of the checkpoint that was published, if any.
+        """Teaches feedback; returns the name of the last checkpoint that was published, if any.
 
         Args:
             views: The feedback, which is QUEUED; LEARNED if a parent is given.
             batch: Its deliveries.
             parent: Where to begin; empty: at what is live.
         """
+        rounds, name = Bisection(views, self._retries), ""
+        while part := rounds.next_part():
+            name = self._hold_round(part, batch, rounds, parent and (name or parent)) or name
+        self._archive.move(rounds.untried, FeedbackState.NOT_LEARNED, UNTRIED)
+        return name
+
+    def _hold_round(
+        self,
+        views: Sequence[FeedbackView],
+        batch: Sequence[Delivery],
+        rounds: Bisection,
+        parent: str,
+    ) -> str:
+        """Teaches a part of the feedback; returns the name of what was published, if anything."""
         again, parent = bool(parent), parent or self._checkpoints.aliases().live
         ids = [one.feedback_id for one in views]
         this = self._archive.begin_round(parent, ids, again=again)
         with self._trace.round(this, views):
-            return self._see_through(this, views, batch, self._curriculum)
+            return self._see_through(
+                this,
+                views,
+                batch,
+                self._curriculum,
+                lambda _, report: rounds.judged(report),
+                rounds.kept,
+            )
 
     def _see_through(
         self,
@@ -296,7 +358,8 @@ class Trainer:
         views: Sequence[FeedbackView],
         batch: Sequence[Delivery],
         curriculum: Curriculum,
-        judged: Callable[[Pupil, Report], Report] = lambda _, report: report,
+        judged: Callable[[Pupil, Report], Report],
+        kept: Sequence[Exercise] = (),
     ) -> str:
         """Sees a round that was begun to its end."""
         self._views.publish(self._archive.get(one.feedback_id) for one in views)
@@ -308,7 +371,9 @@ class Trainer:
                 pupil,
                 self._base.name,
                 views,
-                Sources(self._questions(), self._earlier()),
+                Sources(
+                    self._questions(), self._earlier(), authors.weights(self._archive, views), kept
+                ),
                 curriculum,
                 reached=self._reached,
                 watch=self._watching(batch),
@@ -325,7 +390,7 @@ class Trainer:
 
     def _teach_again(self, views: Sequence[FeedbackView], parent: str) -> str:
         """Teaches anew what is learned already, from a checkpoint that is not live."""
-        name = self._hold_round(views, (), parent)
+        name = self._teach(views, (), parent)
         self._views.publish(self._archive.get(one.feedback_id) for one in views)
         return name
 

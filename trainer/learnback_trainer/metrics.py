@@ -97,6 +97,14 @@ class TrainerMetrics:
             "reason",
         )
         families.at_scrape((_FIGURE, *_MEASURED.values(), _SPENT), self._read_last)
+        self._put_off = families.counter(
+            f"{PREFIX}feedback_put_off_total",
+            "Feedback that had to wait for a later round, because its author had their share.",
+        )
+        self._flooding = families.counter(
+            f"{PREFIX}authors_flooding_total",
+            "Authors found to flood the queue, each time that a batch was taken.",
+        )
         self._last_end = families.gauge(
             f"{PREFIX}last_round_end_timestamp_seconds", "When the last round ended."
         )
@@ -153,6 +161,14 @@ class TrainerMetrics:
             if state is FeedbackState.LEARNED:
                 example = exemplar_of(trace_id_of(view.record.traceparent))
                 self._to_live.observe((now - feedback_time_ns(view.feedback_id)) / 1e9, example)
+
+    def put_off(self, count: int) -> None:
+        """Notes that feedback has to wait for a later round."""
+        self._put_off.inc(count)
+
+    def flooded(self, authors: int) -> None:
+        """Notes that authors flood the queue."""
+        self._flooding.inc(authors)
 
     def _end(self, end: str) -> None:
         self._rounds.labels(end).inc()

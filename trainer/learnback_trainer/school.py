@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from learnback_store.manifest import GateVerdict
 from learnback_store.records import FeedbackRecord, FeedbackState, FeedbackView, Lesson, Objective
 from learnback_store.rounds import Outcome
 from learnback_trainer import anchors as anchoring
-from learnback_trainer.anchors import Amounts, Anchors, Question
-from learnback_trainer.gate import Budget, Judgement, judge
+from learnback_trainer.anchors import Amounts, Anchor, Anchors, Question
+from learnback_trainer.gate import Budget, Held, Judgement, judge
 from learnback_trainer.lessons import Exercise, make_exercises, practice
 from learnback_trainer.proofs import Proof
 from learnback_trainer.pupil import NANO, Pupil
+from learnback_trainer.quarrels import outweighed
 from learnback_trainer.reader import Ids
 from learnback_trainer.reconcile import reconcile
-from learnback_trainer.screening import screen
+from learnback_trainer.screening import Bounds, screen
 from learnback_trainer.update import Progress, Recipe, Taught, teach
 
 _log = logging.getLogger(__name__)
+
+# Questions beside which it is seen which of the criticised ones are alike.
+_FOR_LIKENESS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,8 @@ class Curriculum:
     amounts: Amounts
     answer_tokens: int
     seed: int
+    scripts: frozenset[str] = frozenset()
+    """Scripts that feedback may be written in; empty: any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,10 @@ class Sources:
     """From traffic and canaries, in order of preference."""
     earlier: Sequence[FeedbackRecord] = ()
     """Feedback that was learned in earlier rounds."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """How much feedback counts beside what else is in the round, by id; 1 if nothing is said."""
+    kept: Sequence[Exercise] = ()
+    """Lessons that the live model has just learned, which this round must not undo."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,8 @@ class Report:
     """The lessons that were judged."""
     adopted: frozenset[str] = frozenset()
     """Those that the model obeyed, whether or not the round passed, by feedback id."""
+    covered: Mapping[str, str] = field(default_factory=dict)
+    """What is learned by the lesson of another piece of feedback, and of which, by feedback id."""
 
     @property
     def learned(self) -> tuple[str, ...]:
@@ -96,17 +108,27 @@ def hold_round(
     questions = _questions(pupil, base_name, sources, curriculum, rng)
     others = [one.exchange for one in questions]
     # Nothing is learned from a bad answer but to give another.
-    harmful = screen(
-        pupil, [one for one in made.made if one.good], others, curriculum.answer_tokens
-    )
+    bounds = Bounds(curriculum.answer_tokens, curriculum.scripts)
+    harmful = screen(pupil, [one for one in made.made if one.good], others, bounds)
     excused += [
         Outcome(feedback_id, FeedbackState.QUARANTINED, reason)
         for feedback_id, reason in harmful.items()
     ]
-    reconciled = reconcile([one for one in made.made if one.feedback_id not in harmful])
-    taken = reconciled.taught
+    weighed = [
+        replace(one, weight=one.weight * sources.weights.get(one.feedback_id, 1.0))
+        for one in made.made
+        if one.feedback_id not in harmful
+    ]
+    reconciled = reconcile(weighed)
+    beside = [one.prompt for one in questions[:_FOR_LIKENESS]]
+    losers = outweighed(pupil, reconciled.taught, beside, curriculum.answer_tokens)
+    lost = [
+        Outcome(feedback_id, FeedbackState.NOT_LEARNED, reason)
+        for feedback_id, reason in losers.items()
+    ]
+    taken = [one for one in reconciled.taught if one.feedback_id not in losers]
     if not taken:
-        return Report((*excused, *reconciled.outcomes(())), None)
+        return Report((*excused, *lost, *reconciled.outcomes(lost)), None)
     anchors = _anchors(pupil, base_name, taken, questions, sources, curriculum, rng)
     lessons = taken + practice(
         [(one.exchange, one.prompt, one.exercise) for one in anchors.practice],
@@ -118,18 +140,23 @@ def hold_round(
         len(taken), len(lessons) - len(taken), len(anchors.rehearsed),
     )  # fmt: skip
     reached("lessons")
-    taught = teach(pupil, lessons, anchors.rehearsed, curriculum.recipe, rng, watch)
+    kept = [Anchor(one.prompt, one.target) for one in sources.kept if one.good]
+    taught = teach(pupil, lessons, anchors.rehearsed + kept, curriculum.recipe, rng, watch)
     reached("taught")
     exercises = taught.exercises[: len(taken)]
-    judgement = judge(pupil, exercises, anchors, curriculum.budget, curriculum.answer_tokens)
+    held = Held(sources.kept, [one for one in sources.questions if one.canary])
+    judgement = judge(pupil, exercises, anchors, held, curriculum.budget, curriculum.answer_tokens)
     judgement = judgement.with_figure("covered", len(reconciled.covered))
     _tell(taught, judgement)
     reached("gated")
-    outcomes = [_outcome(one, judgement, pupil) for one in exercises]
+    outcomes = lost + [_outcome(one, judgement, pupil) for one in exercises]
     outcomes += reconciled.outcomes(outcomes)
     objectives = tuple(sorted({one.objective for one in exercises}))
     adopted = frozenset(one for one, proof in judgement.proofs.items() if proof.adopted)
-    return Report((*excused, *outcomes), judgement.verdict, objectives, tuple(exercises), adopted)
+    covered = {one: how.by for one, how in reconciled.covered.items() if how.by}
+    return Report(
+        (*excused, *outcomes), judgement.verdict, objectives, tuple(exercises), adopted, covered
+    )
 
 
 def _questions(

@@ -1,5 +1,10 @@
 """What is kept from being taught: feedback that would do harm, looked at before any training.
 
+    long         the correction is longer than the answers that are taught
+    repeating    it says the same over and over
+    foreign      it is written in a script that is not allowed
+    same         in this round it is the answer to several questions that were answered unlike
+    elsewhere    it is the answer to another question that was asked, and has nothing of its own
     injected     the words hold marks of a chat template, or tell a model to forget its orders
     unreadable   the critique is hardly likelier to the live model than pieces drawn blindly
     dictated     said of other questions, the critique gives the very same unlikely answer
@@ -8,24 +13,32 @@
                  others
 
 Feedback that is screened out is QUARANTINED with its reason; the round goes on without it. The
-last two need other questions to compare with; without them they are not judged. A correction that
-is fluent and wrong passes: nothing here knows what is true. The bounds were set on nano; figures
-are in docs/log.md.
+last two need other questions to compare with, and "elsewhere" their answers; without them they are
+not judged. A correction that is fluent and wrong passes: nothing here knows what is true. Scripts
+tell English from Chinese, not English from French. The bounds were set on nano; what they refuse of
+honest feedback and of poison is measured by `bench.screening`, and stands in docs/screening.md.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import unicodedata
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import mean
 
-from learnback_store.records import Correction, Critique, Exchange, Preference
+from learnback_store.records import Correction, Critique, Exchange, Preference, Rating
 from learnback_trainer.lessons import Exercise, criticised_again, revised
 from learnback_trainer.pupil import Pupil
-from learnback_trainer.reader import Ids
+from learnback_trainer.reader import Ids, Reader
 
+LONG = "it is longer than the answers that are taught"
+REPEATING = "it says the same over and over"
+FOREIGN = "it is written in a script that is not allowed here"
+SAME = "the same is asked for as the answer to questions that are answered unlike"
+ELSEWHERE = "it is the answer to another question"
 INJECTED = "it speaks to the model as its operator does, or in marks of the chat template"
 UNREADABLE = "the model can't make sense of the words"
 DICTATED = "it asks for the same answer whatever the question"
@@ -42,6 +55,18 @@ _DICTATED_SHARE = 0.5
 # Other questions asked; each costs a revision for every critique.
 _QUESTIONS = 8
 
+# A text of so many tokens repeats itself if less than this share of its runs of four differ.
+_RUN, _REPEATING_FROM, _DISTINCT_RUNS = 4, 16, 0.4
+# Share of the letters of a text that must be of the scripts that are allowed.
+_ALLOWED_SHARE = 0.9
+# Questions with unlike answers for which one and the same answer is asked, from which it is odd.
+_SAME_QUESTIONS = 3
+# An answer to so many other questions is common, and may be right for this one too.
+_COMMON = 2
+# Words, or signs of a script without spaces, under which an answer may be right by chance.
+_TELLING_WORDS = 3
+
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
 _INJECTION = re.compile(
     r"<\|[^|>]{1,40}\|>|\[/?INST\]|<</?SYS>>"
     r"|\b(ignore|disregard|forget)\b.{0,30}\b(instructions?|prompts?|rules|above|previous)\b"
@@ -51,18 +76,33 @@ _INJECTION = re.compile(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What feedback must keep to."""
+
+    answer_tokens: int
+    """Longest answer that is taught."""
+    scripts: frozenset[str] = frozenset()
+    """Scripts that it may be written in, as Unicode calls them: "latin", "cjk"; empty: any."""
+
+
 def screen(
-    pupil: Pupil, exercises: Sequence[Exercise], questions: Sequence[Exchange], max_tokens: int
+    pupil: Pupil, exercises: Sequence[Exercise], questions: Sequence[Exchange], bounds: Bounds
 ) -> dict[str, str]:
     """Returns why feedback must not be taught, by its id; what is not named may be.
 
     Args:
         pupil: The model.
         exercises: What is about to be taught.
-        questions: What else is asked, of as many sorts as there are.
-        max_tokens: Longest answer.
+        questions: What else is asked, of as many sorts as there are, and answered if it was.
+        bounds: What it must keep to.
     """
-    found = {one.feedback_id: INJECTED for one in exercises if _INJECTION.search(_words(one))}
+    max_tokens = bounds.answer_tokens
+    told = [one for one in exercises if not isinstance(one.record.signal, Rating)]
+    found = {one.feedback_id: _out_of_bounds(one, pupil.reader, bounds) for one in told}
+    found |= dict.fromkeys(_same(told), SAME)
+    found |= dict.fromkeys(_elsewhere(told, questions), ELSEWHERE)
+    found = {feedback_id: reason for feedback_id, reason in found.items() if reason}
     rest = [one for one in exercises if one.feedback_id not in found]
     found |= dict.fromkeys(_unreadable(pupil, rest), UNREADABLE)
     others = _answered(pupil, questions[:: math.ceil(len(questions) / _QUESTIONS) or 1], max_tokens)
@@ -72,11 +112,89 @@ def screen(
     return found
 
 
+# By words alone
+
+
+def _out_of_bounds(exercise: Exercise, reader: Reader, bounds: Bounds) -> str:
+    words = _words(exercise)
+    if _INJECTION.search(words):
+        return INJECTED
+    if bounds.scripts and not _is_written_in(words, bounds.scripts):
+        return FOREIGN
+    if len(exercise.target) > bounds.answer_tokens:
+        return LONG
+    if _repeats(reader.answer(words)) or _repeats(exercise.target):
+        return REPEATING
+    return ""
+
+
+def _is_written_in(text: str, scripts: frozenset[str]) -> bool:
+    names = [unicodedata.name(one, "").partition(" ")[0] for one in text if one.isalpha()]
+    allowed = sum(name.lower() in scripts for name in names)
+    return allowed >= _ALLOWED_SHARE * len(names)
+
+
+def _repeats(ids: Ids) -> bool:
+    runs = [ids[place : place + _RUN] for place in range(len(ids) - _RUN + 1)]
+    return len(ids) >= _REPEATING_FROM and len(set(runs)) < _DISTINCT_RUNS * len(runs)
+
+
+def _same(exercises: Sequence[Exercise]) -> list[str]:
+    """Those that ask for one answer to several questions that have unlike answers now."""
+    asking = defaultdict[Ids, list[Exercise]](list)
+    for one in exercises:
+        if not isinstance(one.record.signal, Preference):
+            asking[one.target].append(one)
+    found = []
+    for alike in asking.values():
+        answers = {_plain(one.record.exchange.answer) for one in alike}
+        prompts = {one.prompt for one in alike}
+        if min(len(answers), len(prompts)) >= _SAME_QUESTIONS:
+            found += [one.feedback_id for one in alike]
+    return found
+
+
+def _elsewhere(exercises: Sequence[Exercise], questions: Sequence[Exchange]) -> list[str]:
+    """Corrections that are right for another question, and hold nothing of their own."""
+    answered = defaultdict[str, set[str]](set)
+    for exchange in (*questions, *(one.record.exchange for one in exercises)):
+        if exchange.answer:
+            answered[_plain(exchange.answer)].add(_asked(exchange))
+    found = []
+    for one in exercises:
+        signal, own = one.record.signal, _asked(one.record.exchange)
+        if not isinstance(signal, Correction):
+            continue
+        askers = answered.get(_plain(signal.text), set())
+        said = _vocabulary(signal.text)
+        if 0 < len(askers) < _COMMON and own not in askers and len(said) >= _TELLING_WORDS:
+            own_alone = _vocabulary(own) - _vocabulary(*askers)
+            if not said & own_alone:
+                found.append(one.feedback_id)
+    return found
+
+
+def _asked(exchange: Exchange) -> str:
+    return exchange.prompt or "\n".join(turn.content for turn in exchange.chat)
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _vocabulary(*texts: str) -> set[str]:
+    """The words of texts; of a script without spaces the signs."""
+    return {word for text in texts for word in _WORD.findall(_plain(text))}
+
+
 def _words(exercise: Exercise) -> str:
     signal = exercise.record.signal
     if isinstance(signal, Preference):
         return signal.other
     return signal.text if isinstance(signal, Critique | Correction) else ""
+
+
+# By likelihood
 
 
 def _unreadable(pupil: Pupil, exercises: Sequence[Exercise]) -> list[str]:
