@@ -137,7 +137,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="rounds of each sort a seed")
     arguments = parser.parse_args()
     with Pupil(load_base("nano", device="cpu"), None) as pupil:
-        print("| feedback | pieces | refused | left | reasons |\n|---|---|---|---|---|")
+        print(
+            "| feedback | pieces | refused | left | taught | reasons |\n|---|---|---|---|---|---|"
+        )
         for sorts in (HONEST, POISON):
             for name, draw in sorts.items():
                 print(_row(name, _measured(pupil, draw, arguments.seeds, arguments.rounds)))
@@ -175,8 +177,8 @@ def _row(name: str, found: dict[str, list[str]]) -> str:
     total = sum(map(len, found.values()))
     refused = {reason: len(ids) for reason, ids in found.items() if reason not in ("", "left")}
     reasons = "; ".join(f"{reason} ({count})" for reason, count in refused.items())
-    share = sum(refused.values()) / total
-    return f"| {name} | {total} | {share:.3f} | {len(found['left']) / total:.3f} | {reasons} |"
+    shares = [sum(refused.values()) / total, len(found["left"]) / total, len(found[""]) / total]
+    return f"| {name} | {total} | {' | '.join(f'{one:.3f}' for one in shares)} | {reasons} |"
 
 
 if __name__ == "__main__":

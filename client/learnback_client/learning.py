@@ -64,6 +64,10 @@ class LearningStatus:
     """None before the first."""
     live_checkpoint: str
     live_digest: str
+    drift_nats: float
+    """Nats a token by which all rounds have moved answers that nobody complained of."""
+    drift_alarm: bool
+    """Whether that is more than the trainer takes for harmless."""
     raw: learning_pb2.LearningStatus = field(repr=False, compare=False)
     """The message of the contract."""
 
@@ -80,6 +84,8 @@ def read_status(status: learning_pb2.LearningStatus) -> LearningStatus:
         last_round=_read_end(status.last_round) if status.HasField("last_round") else None,
         live_checkpoint=status.live_checkpoint,
         live_digest=status.live_digest,
+        drift_nats=status.drift_nats,
+        drift_alarm=status.drift_alarm,
         raw=status,
     )
 

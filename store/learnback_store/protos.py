@@ -309,6 +309,8 @@ def learning_to_proto(stats: QueueStats, trainer: TrainerStatus) -> learning_pb2
         trainer_time=timestamp(trainer.seen_ms) if trainer.seen_ms else None,
         round=_progress_to_proto(trainer.round) if trainer.round else None,
         last_round=_end_to_proto(trainer.last_round) if trainer.last_round else None,
+        drift_nats=trainer.drift_nats,
+        drift_alarm=trainer.drift_alarm,
     )
 
 

@@ -62,7 +62,14 @@ class TrainerStatus(Record):
     """None between rounds."""
     last_round: RoundEnd | None = None
     """None before the first one."""
+    drift_nats: float = 0.0
+    """Nats a token by which all rounds of the live checkpoint's line have moved other answers."""
+    drift_alarm: bool = False
+    """Whether that is more than it may be."""
     seen_ms: int = field(default_factory=now_ms)
+
+    def __post_init__(self) -> None:
+        require_finite("a status", [self.drift_nats])
 
 
 def write_status(redis: Client, keys: Keys, status: TrainerStatus) -> None:

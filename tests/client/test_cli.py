@@ -379,3 +379,28 @@ def test_erase_prints_the_receipt(server):
 
 def test_erase_asks_nobody_where_nobody_is(server):
     assert "--yes" in one_line(invoke("erase", "ann"), 2)
+
+
+# feedback and lineage
+
+
+def test_each_change_of_feedback_is_told():
+    invoke("feedback", "critique", "gen-1", "Too long.")
+    result = invoke("feedback", "show", "fb-0", "--watch")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[:3] == ["queued", "learning", "learned"]
+
+
+@pytest.mark.parametrize(("ending", "begin"), [(".svg", "<svg "), (".mmd", "flowchart LR")])
+def test_the_lineage_is_written_to_a_file(tmp_path, ending, begin):
+    file = tmp_path / f"lineage{ending}"
+    assert invoke("lineage", "--output", str(file)).exit_code == 0
+    text = file.read_text()
+    assert text.startswith(begin)
+    assert "ckpt-2" in text
+
+
+def test_a_picture_of_another_kind_is_refused(tmp_path):
+    result = invoke("lineage", "--output", str(tmp_path / "a.png"))
+    assert result.exit_code == 2
+    assert "must end with .svg or .mmd" in result.stderr

@@ -57,8 +57,8 @@ def _feedback() -> tuple[list[FeedbackRecord], FeedbackRecord]:
     [
         pytest.param([], id="undisturbed", marks=pytest.mark.slow),
         # The refused round is settled; then the half that passed is published and not finished.
-        pytest.param([("finished", 1), ("renamed", 1)], id="killed"),
-        pytest.param([("finished", 2)], id="killed between halves", marks=pytest.mark.slow),
+        pytest.param([("finished", 1), ("renamed", 1)], id="killed", marks=pytest.mark.slow),
+        pytest.param([("finished", 2)], id="killed between halves"),
     ],
 )
 def test_what_can_be_learned_is_published(

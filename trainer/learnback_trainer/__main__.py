@@ -92,6 +92,7 @@ def _train(config: TrainerConfig, *, consolidate: bool) -> int:
                 most_deliveries=config.most_deliveries,
                 consolidate_rounds=config.consolidate_rounds,
                 author_share=config.author_share,
+                most_drift=config.most_drift,
                 retries=config.retries,
                 keep=(config.keep_published, config.keep_rejected),
                 canary_file=config.canary_file,

@@ -41,6 +41,7 @@ class Board:
         self._redis, self._keys = redis, keys
         self._round: RoundProgress | None = None
         self._last: RoundEnd | None = None
+        self._drift, self._alarm = 0.0, False
         self._step_told = 0.0
 
     def wake(self) -> None:
@@ -102,9 +103,15 @@ class Board:
         )
         self.idle()
 
+    def drifted(self, nats: float, *, alarm: bool) -> None:
+        """Says how far the live checkpoint's line has drifted."""
+        self._drift, self._alarm = nats, alarm
+        self._put_up()
+
     def _put_up(self) -> None:
         with contextlib.suppress(StoreUnavailableError):
-            write_status(self._redis, self._keys, TrainerStatus(self._round, self._last))
+            status = TrainerStatus(self._round, self._last, self._drift, self._alarm)
+            write_status(self._redis, self._keys, status)
 
 
 def _reasons(report: Report) -> tuple[str, ...]:

@@ -198,6 +198,13 @@ class TrainerConfig(BaseSettings):
         0.8, ge=0, le=1, description="Gate: share of revisions that must stay as they were."
     )
 
+    most_drift: float = Field(
+        0.5,
+        ge=0,
+        description="Nats a token that all rounds since the base model, or since the last "
+        "consolidation, may move other answers by; beyond it there is an alarm.",
+    )
+
     most_deliveries: int = Field(
         5, ge=1, le=1000, description="Times that feedback is tried before it is a dead letter."
     )

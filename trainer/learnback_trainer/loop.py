@@ -42,6 +42,7 @@ from learnback_trainer.anchors import Question, from_canaries, from_traffic
 from learnback_trainer.bisecting import UNTRIED, Bisection
 from learnback_trainer.board import Board
 from learnback_trainer.consolidating import answers_now, compared, is_due, longer
+from learnback_trainer.drift import drift_of
 from learnback_trainer.erasing import Eraser
 from learnback_trainer.errors import ModelError, RoundStoppedError
 from learnback_trainer.lessons import Exercise
@@ -89,6 +90,7 @@ class Trainer:
         most_deliveries: Times that feedback is tried.
         consolidate_rounds: Rounds after which everything is learned anew; 0: never.
         author_share: How much of a round one of several authors may have.
+        most_drift: Nats a token that all rounds together may move, before it is said.
         retries: Most rounds that are held about a batch after the gate has refused one.
         keep: How many published and rejected checkpoints to keep.
         canary_file: The operator's canaries.
@@ -113,6 +115,7 @@ class Trainer:
         most_deliveries: int = 5,
         consolidate_rounds: int = 0,
         author_share: float = 0.5,
+        most_drift: float = 0.5,
         retries: int = 8,
         keep: tuple[int, int] = (20, 5),
         canary_file: Path | None = None,
@@ -128,7 +131,7 @@ class Trainer:
         self._traffic = Traffic(redis, keys)
         self._curriculum, self._shape = curriculum, shape
         self._round_size, self._round_wait = round_size, round_wait
-        self._author_share = author_share
+        self._author_share, self._most_drift = author_share, most_drift
         self._most_deliveries, self._retries, self._keep = most_deliveries, retries, keep
         self._canaries = from_canaries(canary_file, base.reader) if canary_file else []
         self._board, self._on_step = Board(redis, keys), on_step
@@ -194,11 +197,25 @@ class Trainer:
         serial = self._checkpoints.aliases().serial
         if serial != self._followed:
             self._views.publish(follow_live(self._archive, self._checkpoints))
+            self._tell_drift()
             self._followed = serial
         live = self._checkpoints.aliases().live
         rounds = len(self._checkpoints.lineage(live))
         if live != self._consolidated and is_due(rounds, self._consolidate_rounds):
             self.consolidate()
+
+    def _tell_drift(self) -> None:
+        live = self._checkpoints.aliases().live
+        drift = drift_of(self._checkpoints.lineage(live))
+        alarm = drift.nats > self._most_drift
+        self._metrics.drifted(drift.nats, alarm=alarm)
+        self._board.drifted(drift.nats, alarm=alarm)
+        if alarm:
+            _log.warning(
+                "in %d rounds up to %s other answers have moved by %.2f nats a token in all, and "
+                "%.2f may be; consolidate",
+                drift.rounds, live, drift.nats, self._most_drift,
+            )  # fmt: skip
 
     def consolidate(self) -> str:
         """Learns anew from the base model what is learned; returns what was published, if anything.

@@ -105,6 +105,14 @@ class TrainerMetrics:
             f"{PREFIX}authors_flooding_total",
             "Authors found to flood the queue, each time that a batch was taken.",
         )
+        self._drift = families.gauge(
+            f"{PREFIX}drift_nats",
+            "How far all rounds since the base model, or since the last consolidation, have moved "
+            "answers that nobody complained of, a token.",
+        )
+        self._drift_alarm = families.gauge(
+            f"{PREFIX}drift_alarm", "1 if that is more than --most-drift, else 0."
+        )
         self._last_end = families.gauge(
             f"{PREFIX}last_round_end_timestamp_seconds", "When the last round ended."
         )
@@ -169,6 +177,11 @@ class TrainerMetrics:
     def flooded(self, authors: int) -> None:
         """Notes that authors flood the queue."""
         self._flooding.inc(authors)
+
+    def drifted(self, nats: float, *, alarm: bool) -> None:
+        """Notes how far the live checkpoint's line has drifted."""
+        self._drift.set(nats)
+        self._drift_alarm.set(alarm)
 
     def _end(self, end: str) -> None:
         self._rounds.labels(end).inc()

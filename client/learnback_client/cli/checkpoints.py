@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,10 +16,13 @@ from learnback_client.checkpoints import Checkpoint, CheckpointState, Move
 from learnback_client.cli.failures import reports_failures
 from learnback_client.cli.feedback import said
 from learnback_client.cli.flags import connection, takes
+from learnback_client.cli.pictures import mermaid, svg
 from learnback_client.cli.settings import ClientSettings
 from learnback_client.cli.terminal import ago, printable
 from learnback_client.client import Client
 from learnback_client.errors import FeedbackNotFound
+
+_PICTURES = {".svg": svg, ".mmd": mermaid}
 
 Name = Annotated[str, typer.Argument(help="Name or alias of the checkpoint.")]
 
@@ -66,12 +70,20 @@ def lineage(
     as_mermaid: Annotated[
         bool, typer.Option("--mermaid", help="Print a picture as Mermaid, for a README.")
     ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Write a picture to this file: .svg, or .mmd for Mermaid."),
+    ] = None,
 ) -> None:
     """Draw which checkpoint came of which."""
+    if output is not None and output.suffix not in _PICTURES:
+        raise typer.BadParameter(f"{output}: its name must end with {' or '.join(_PICTURES)}")
     with settings.connect() as client:
         found = list(client.list_checkpoints())
-    if as_mermaid:
-        print("\n".join(_mermaid(found)))
+    if output is not None:
+        output.write_text(_PICTURES[output.suffix](found), encoding="utf-8")
+    elif as_mermaid:
+        print(mermaid(found), end="")
     else:
         Console(highlight=False).print(_tree(found))
 
@@ -150,15 +162,3 @@ def _label(one: Checkpoint | None, name: str) -> Text:
         if one.feedback_count:
             label.append(f"  learned {one.feedback_count}", style="dim")
     return label
-
-
-def _mermaid(found: list[Checkpoint]) -> list[str]:
-    lines = ["flowchart LR"]
-    for one in sorted(found, key=lambda each: each.name):
-        about = f"<br/>learned {one.feedback_count}" if one.feedback_count else ""
-        aliases = f"<br/><b>{', '.join(one.aliases)}</b>" if one.aliases else ""
-        lines.append(f'  {one.name}["{one.name}{about}{aliases}"]')
-        if one.parent:
-            arrow = "-->" if one.state is CheckpointState.PUBLISHED else f"-. {one.state} .->"
-            lines.append(f"  {one.parent} {arrow} {one.name}")
-    return lines

@@ -74,13 +74,18 @@ def show(
     settings: ClientSettings,
     feedback_id: FeedbackId,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it is settled.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="The same, and tell each change as it comes.")
+    ] = False,
 ) -> None:
     """Tell whether it was learned, in which checkpoint, and if not, why."""
     with settings.connect() as client:
-        if wait:
+        if wait or watch:
             with client.watch_feedback(feedback_id) as changes:
                 for feedback in changes:
                     latest = feedback
+                    if watch:
+                        print(printable(f"{feedback.state} {feedback.state_reason}".rstrip()))
         else:
             latest = client.get_feedback(feedback_id)
     _write(latest)

@@ -26,6 +26,8 @@ def status(settings: ClientSettings) -> None:
     print(f"trainer:  {_trainer(found)}")
     if found.last_round is not None:
         print(f"last:     {_last(found.last_round)}")
+    if found.drift_alarm:
+        print(f"drift:    {found.drift_nats:.2f} nats a token over all rounds; consolidate")
 
 
 def _queue(found: LearningStatus) -> str:

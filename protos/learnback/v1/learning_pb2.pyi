@@ -109,6 +109,8 @@ class LearningStatus(_message.Message):
     LAST_ROUND_FIELD_NUMBER: _builtins.int
     LIVE_CHECKPOINT_FIELD_NUMBER: _builtins.int
     LIVE_DIGEST_FIELD_NUMBER: _builtins.int
+    DRIFT_NATS_FIELD_NUMBER: _builtins.int
+    DRIFT_ALARM_FIELD_NUMBER: _builtins.int
     queue_depth: _builtins.int
     """Feedback that is not settled yet."""
     queue_taken: _builtins.int
@@ -119,6 +121,12 @@ class LearningStatus(_message.Message):
     """Name of the checkpoint that is live on this server."""
     live_digest: _builtins.str
     """Its digest."""
+    drift_nats: _builtins.float
+    """Nats a token by which all rounds since the base model, or since the last consolidation, have
+    moved answers that nobody complained of.
+    """
+    drift_alarm: _builtins.bool
+    """Whether that is more than the trainer is configured to take for harmless."""
     @_builtins.property
     def oldest_age(self) -> _duration_pb2.Duration:
         """Age of the oldest feedback that is not settled; zero if there is none."""
@@ -147,10 +155,12 @@ class LearningStatus(_message.Message):
         last_round: Global___RoundEnd | None = ...,
         live_checkpoint: _builtins.str = ...,
         live_digest: _builtins.str = ...,
+        drift_nats: _builtins.float = ...,
+        drift_alarm: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_round", b"last_round", "oldest_age", b"oldest_age", "round", b"round", "trainer_time", b"trainer_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead_letters", b"dead_letters", "last_round", b"last_round", "live_checkpoint", b"live_checkpoint", "live_digest", b"live_digest", "oldest_age", b"oldest_age", "queue_depth", b"queue_depth", "queue_taken", b"queue_taken", "round", b"round", "trainer_time", b"trainer_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead_letters", b"dead_letters", "drift_alarm", b"drift_alarm", "drift_nats", b"drift_nats", "last_round", b"last_round", "live_checkpoint", b"live_checkpoint", "live_digest", b"live_digest", "oldest_age", b"oldest_age", "queue_depth", b"queue_depth", "queue_taken", b"queue_taken", "round", b"round", "trainer_time", b"trainer_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
