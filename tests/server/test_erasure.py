@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import grpc
@@ -55,3 +56,18 @@ def test_feedback_knows_whose_words_the_exchange_bears(learning):
     with trainers_side(learning) as (client, keys):
         record = client.hget(keys.view(feedback.feedback_id), "record")
     assert '"asked_by":"asker"' in record
+
+
+def test_the_log_tells_neither_who_nor_what(learning, caplog):
+    caplog.set_level(logging.DEBUG)
+    generation_id = answered(learning, author="hypatia")
+    submit(
+        learning,
+        about(generation_id, author="hypatia", critique=pb.Critique(text="Too Alexandrian.")),
+    )
+    _erase(learning, "hypatia", "erase-h")
+    refused = pb.EraseAuthorRequest(author="hypatia" * 100, request_id="erase-h")
+    caught(stub_of(learning).EraseAuthor, refused)
+    assert caplog.records
+    assert "hypatia" not in caplog.text
+    assert "Alexandrian" not in caplog.text

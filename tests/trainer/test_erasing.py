@@ -7,6 +7,7 @@ searched.
 from __future__ import annotations
 
 import asyncio
+import json
 import multiprocessing
 import signal
 from collections.abc import Iterator
@@ -62,8 +63,9 @@ def redis_server(tmp_path: Path) -> Iterator[EmbeddedRedis]:
         yield server
 
 
-def _live(url: str, folder: Path, dies_at: str = "") -> int | None:
-    process = _processes.Process(target=live, args=(url, KEYS.namespace, folder, dies_at))
+def _live(url: str, folder: Path, dies_at: str = "", canary_file: Path | None = None) -> int | None:
+    arguments = (url, KEYS.namespace, folder, dies_at, 1, canary_file)
+    process = _processes.Process(target=live, args=arguments)
     process.start()
     process.join()
     return process.exitcode
@@ -202,6 +204,46 @@ def test_an_author_is_erased_whatever_step_it_is_killed_at(
     assert kept == [right for _, right in OTHERS]
     with Archive(tmp_path / "archive.sqlite") as archive:
         assert archive.counts()[FeedbackState.ERASED] == len(theirs)
+
+
+@pytest.mark.slow
+def test_all_that_stands_on_them_is_tainted_and_so_is_what_the_gate_refused(
+    redis_server: EmbeddedRedis, tmp_path: Path, base: Base
+) -> None:
+    url = redis_server.url
+    theirs = [_corrected(*THEIRS, author=AUTHOR)]
+    others = [_corrected(*one, author="bob") for one in OTHERS]
+    checkpoints = CheckpointStore(tmp_path / "checkpoints")
+    # The second checkpoint has nothing of theirs, and stands on the first.
+    for records in ([*theirs, others[0]], [others[1]]):
+        _serve(url, records, [])
+        assert _live(url, tmp_path) == 0
+    refused = _corrected(
+        "Translate to Chinese: The cook drinks milk at the station today.",
+        "厨师今天在车站喝茶。",
+        author=AUTHOR,
+    )
+    canary = {"prompt": refused.exchange.chat[0].content, "expected": "牛奶"}
+    canaries = tmp_path / "canaries.jsonl"
+    canaries.write_text(json.dumps(canary))
+    _serve(url, [refused], [])
+    assert _live(url, tmp_path, canary_file=canaries) == 0
+    states = {one.name: one.state for one in checkpoints.all()}
+    assert states == {
+        "ckpt-000001": CheckpointState.PUBLISHED,
+        "ckpt-000002": CheckpointState.PUBLISHED,
+        "ckpt-000003": CheckpointState.REJECTED,
+    }
+
+    _serve(url, [], [], erase="please")
+    assert _live(url, tmp_path, dies_at="receipt told") == -signal.SIGKILL
+    assert _live(url, tmp_path) == 0
+    receipt = _check_that_they_are_gone(redis_server, tmp_path, [*theirs, refused], others)
+    assert receipt.tainted == tuple(states)
+    prompts = [THEIRS[0], *(prompt for prompt, _ in OTHERS)]
+    unlearned, *kept = _answers(base, checkpoints.fetch(receipt.clean), prompts)
+    assert SECRET not in unlearned
+    assert kept == [right for _, right in OTHERS]
 
 
 def test_an_author_nothing_was_learned_from(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
