@@ -38,7 +38,7 @@ def _live(url: str, keys: Keys, folder: Path, dies_at: str = "") -> int | None:
 
 def _feedback() -> tuple[list[FeedbackRecord], FeedbackRecord]:
     corrections = [correction(prompt, "Something.", right) for prompt, right in _RIGHT.items()]
-    return corrections, asked("What is the capital of France?", "Paris.", Rating(1.0))
+    return corrections, asked("What is the capital of France?", "Paris.", Rating(0.0))
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -62,7 +62,7 @@ def test_killed_at(
         assert archive.unfinished_round() is None
         states = {view.feedback_id: view.account.state for view in archive.views()}
     assert states == dict.fromkeys(ids, FeedbackState.LEARNED) | {
-        rating.feedback_id: FeedbackState.QUEUED
+        rating.feedback_id: FeedbackState.NOT_LEARNED
     }
     folder = checkpoints.fetch(checkpoints.verify(published[0].name, base.digest).name)
     with Pupil(base, folder) as pupil:

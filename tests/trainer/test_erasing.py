@@ -239,7 +239,7 @@ def test_all_that_stands_on_them_is_tainted_and_so_is_what_the_gate_refused(
     assert _live(url, tmp_path, dies_at="receipt told") == -signal.SIGKILL
     assert _live(url, tmp_path) == 0
     receipt = _check_that_they_are_gone(redis_server, tmp_path, [*theirs, refused], others)
-    assert receipt.tainted == tuple(states)
+    assert receipt.tainted == tuple(sorted(states))
     prompts = [THEIRS[0], *(prompt for prompt, _ in OTHERS)]
     unlearned, *kept = _answers(base, checkpoints.fetch(receipt.clean), prompts)
     assert SECRET not in unlearned
