@@ -5,7 +5,7 @@ it: no practice on other questions, no anchors, no gate. The refinements are tho
 model writes when it is shown the critique, and the size of the adapter, the optimiser, its learning
 rate and the number of steps are learnback's.
 
-    in context      nothing is trained: the critique stands in a system message from then on
+    in context      nothing is trained: a critique stands in a system message from then on
     imitation       cross-entropy on the refinement (ILF, Scheurer et al. 2023)
     distillation    KL to the model that has read the critique (SDPO, Huebotter et al. 2026)
     preference      the refinement over the criticised answer (DPO, Rafailov et al. 2023), beta 0.1
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
+from statistics import mean
 
 import torch
 from torch import Tensor
@@ -94,9 +95,9 @@ def peers(seed: int) -> Iterator[Figure]:
         for count in COUNTS:
             told = _told(base, wish, seed, count)
             setting = f"{count} critique{'s' if count > 1 else ''}"
-            named = naming("peers", f"in context, {setting}", seed)
-            rule: world.Message = {"role": "system", "content": told[-1].words}
-            yield named("compliance", compliance(service, [wish], seed, before=[rule]))
+            if count == max(COUNTS):
+                obeyed = [compliance(service, [wish], seed, before=[_rule(one)]) for one in told]
+                yield naming("peers", "in context", seed)("compliance", mean(obeyed))
             for name, loss in _TRAINED.items():
                 checkpoint = f"{name}-{count}"
                 with Pupil(base, None) as pupil:
@@ -143,6 +144,10 @@ def _serve(service: Service, base: Base, pupil: Pupil, name: str) -> None:
         store.publish(draft, manifest)
     store.promote(name)
     service.await_serving({name})
+
+
+def _rule(told: Told) -> world.Message:
+    return {"role": "system", "content": told.words}
 
 
 def _assistant(content: str) -> world.Message:
