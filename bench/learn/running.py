@@ -21,7 +21,7 @@ _ALL: tuple[Scenario, ...] = (
     *(wrong, contradiction, poison, flood, outvoted, erasure, peers),
 )
 SCENARIOS = {scenario.__name__: scenario for scenario in _ALL}
-# These begin first, so that none is left to run alone at the end.
+# These begin first with every seed, so that none is left to run alone at the end.
 _LONGEST = ("in_a_row", "counts", "poison", "erasure")
 
 
@@ -41,7 +41,7 @@ def measure(names: Iterable[str], seeds: Iterable[int], processes: int, kept: Pa
     began, whole = time.monotonic(), True
     ordered = sorted(names, key=lambda name: name not in _LONGEST)
     with ProcessPoolExecutor(processes, max_tasks_per_child=1) as pool:
-        asked = [(name, seed) for name in ordered for seed in seeds]
+        asked = [(name, seed) for seed in seeds for name in ordered]
         jobs = {pool.submit(_figures, *one): one for one in asked}
         for job in as_completed(jobs):
             told = "{:.0f} s: {}, seed {}".format(time.monotonic() - began, *jobs[job])

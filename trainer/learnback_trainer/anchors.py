@@ -38,6 +38,9 @@ from learnback_trainer.likeness import groups, likeness
 from learnback_trainer.pupil import Pupil
 from learnback_trainer.reader import Ids, Reader
 
+# Of the questions like a corrected one, one in so many is kept for the gate.
+_BESIDE_JUDGED = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -79,6 +82,8 @@ class Amounts:
     questions: int = 144
     dialogues: int = 64
     alike: int = 48
+    beside: int = 96
+    """Questions like a corrected one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,16 +210,18 @@ def make_anchors(
     """
     apart, beside, alike = _sorted_out(pupil, exercises, questions)
     room = pupil.reader.context_tokens - max_tokens
-    # What stands beside a corrected answer is the first to go along with it.
-    half = amounts.questions // 2
-    apart = [*beside[:half], *apart, *beside[half:]]
-    inputs = [one.prompt for one in apart if len(one.prompt) <= room][: amounts.questions]
-    told = [one for one in dict.fromkeys(dialogues) if len(one) <= room][: amounts.dialogues]
-    held = [_answered(pupil, some, max_tokens, rng) for some in (inputs, told)]
+    near, far = (
+        [one.prompt for one in some if len(one.prompt) <= room] for some in (beside, apart)
+    )
+    told = [one for one in dict.fromkeys(dialogues) if len(one) <= room]
+    inputs = (far[: amounts.questions], told[: amounts.dialogues], near[: amounts.beside])
+    held = [_answered(pupil, some, max_tokens, rng) for some in inputs]
+    # Each fact has to be held by itself: what holds one capital in place lets the next one go.
+    rehearsed = [one for place, one in enumerate(held[2]) if place % _BESIDE_JUDGED]
     like = _with_answers(pupil, alike[: amounts.alike], max_tokens)
     return Anchors(
-        rehearsed=held[0][::2] + held[1][::2],
-        questions=held[0][1::2],
+        rehearsed=held[0][::2] + held[1][::2] + rehearsed,
+        questions=held[0][1::2] + held[2][::_BESIDE_JUDGED],
         dialogues=held[1][1::2],
         practice=like[::2],
         alike=like[1::2],

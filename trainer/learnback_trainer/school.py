@@ -105,7 +105,7 @@ def hold_round(
         for feedback_id, reason in made.excused.items()
     ]
     rng = Random(curriculum.seed)
-    questions = _questions(pupil, base_name, sources, curriculum, rng)
+    questions = _questions(pupil, base_name, made.made, sources, curriculum, rng)
     others = [one.exchange for one in questions]
     # Nothing is learned from a bad answer but to give another.
     bounds = Bounds(curriculum.answer_tokens, curriculum.scripts)
@@ -160,12 +160,19 @@ def hold_round(
 
 
 def _questions(
-    pupil: Pupil, base_name: str, sources: Sources, curriculum: Curriculum, rng: Random
+    pupil: Pupil,
+    base_name: str,
+    exercises: Sequence[Exercise],
+    sources: Sources,
+    curriculum: Curriculum,
+    rng: Random,
 ) -> list[Question]:
     shipped: list[Question] = []
     if base_name == NANO:
-        # Three times as many, for those like the criticised ones are practised on.
-        count = 3 * curriculum.amounts.questions
+        # Three times as many, for those like the criticised ones are practised on; and as many
+        # again where facts are corrected, for others like them must be held one by one.
+        corrected = any(not one.dialogue for one in exercises)
+        count = (6 if corrected else 3) * curriculum.amounts.questions
         shipped = anchoring.shipped_questions(count, rng, pupil.reader)
     return [*sources.questions, *shipped]
 
