@@ -1,4 +1,4 @@
-"""Works through the scenarios of all seeds, in a few processes of its own, one scenario each."""
+"""Works through the scenarios of all seeds, in a few processes of its own, one scenario at a time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 
 from bench.learn.attacks import contradiction, flood, outvoted, poison, wrong
@@ -40,7 +41,7 @@ def measure(names: Iterable[str], seeds: Iterable[int], processes: int, kept: Pa
     figures: list[Figure] = []
     began, whole = time.monotonic(), True
     ordered = sorted(names, key=lambda name: name not in _LONGEST)
-    with ProcessPoolExecutor(processes, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         asked = [(name, seed) for seed in seeds for name in ordered]
         jobs = {pool.submit(_figures, *one): one for one in asked}
         for job in as_completed(jobs):
