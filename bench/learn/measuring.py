@@ -37,7 +37,6 @@ def ask(service: Service, dialogues: Sequence[Dialogue], checkpoint: str = "live
             messages=list(dialogue),
             temperature=0,
             max_tokens=_MAX_TOKENS,
-            timeout=120,
             checkpoint=checkpoint,
         )
         return reply.text

@@ -1,4 +1,4 @@
-"""Works through the scenarios of all seeds, in a few processes of its own, one scenario at a time."""
+"""Works through the scenarios of all seeds, in a few processes of its own."""
 
 from __future__ import annotations
 

@@ -24,10 +24,10 @@ from learnback_client import Client
 from learnback_client.feedback import Erasure, ErasureState, Feedback
 from learnback_store.embedded import EmbeddedRedis
 
-# The first start of torch on a busy machine takes a while.
-_START_SECONDS = 180.0
-# A round takes some 20 seconds on an idle machine.
-_ROUND_SECONDS = 900.0
+# Each is many times what an idle machine takes: a busy one should cost patience, not figures.
+_START_SECONDS = 600.0
+_ROUND_SECONDS = 3600.0
+CALL_SECONDS = 600.0
 _POLL_SECONDS = 0.05
 # An erasure is asked about over the network, and takes as long as a round.
 _ERASURE_POLL_SECONDS = 1.0
@@ -59,7 +59,9 @@ class Service:
             )
             if self._options is not None:
                 self._start_trainer(shared, self._options)
-            self.client = self._ends.enter_context(Client(f"127.0.0.1:{self._port_of(server)}"))
+            self.client = self._ends.enter_context(
+                Client(f"127.0.0.1:{self._port_of(server)}", timeout=CALL_SECONDS)
+            )
         except BaseException:
             self._ends.close()
             raise
