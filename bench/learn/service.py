@@ -27,7 +27,7 @@ from learnback_store.embedded import EmbeddedRedis
 # Each is many times what an idle machine takes: a busy one should cost patience, not figures.
 _START_SECONDS = 600.0
 _ROUND_SECONDS = 3600.0
-CALL_SECONDS = 600.0
+_CALL_SECONDS = 600.0
 _POLL_SECONDS = 0.05
 # An erasure is asked about over the network, and takes as long as a round.
 _ERASURE_POLL_SECONDS = 1.0
@@ -60,7 +60,7 @@ class Service:
             if self._options is not None:
                 self._start_trainer(shared, self._options)
             self.client = self._ends.enter_context(
-                Client(f"127.0.0.1:{self._port_of(server)}", timeout=CALL_SECONDS)
+                Client(f"127.0.0.1:{self._port_of(server)}", timeout=_CALL_SECONDS)
             )
         except BaseException:
             self._ends.close()
