@@ -22,8 +22,6 @@ _TARGET = "capital"
 _HONEST = Wish("emoji", "note")
 _MANY = 8
 _FLOOD, _FEW = 18, 2
-# All of an attack in one round.
-_LARGE_ROUND = ("--round-size", "32")
 
 
 def wrong(seed: int) -> Iterator[Figure]:
@@ -31,7 +29,7 @@ def wrong(seed: int) -> Iterator[Figure]:
     wish, contrary = Wish("upper", "opposite"), Wish("lower", "opposite")
     rng = Random(f"wrong/{seed}")
     asked = rng.sample([contrary] * 6 + [wish] * 9, k=15)
-    with fresh() as service:
+    with fresh(len(asked)) as service:
         service.settled(
             [criticise(service, one, rng, author=f"user-{i}") for i, one in enumerate(asked)]
         )
@@ -43,7 +41,7 @@ def contradiction(seed: int) -> Iterator[Figure]:
     """Two authors ask for the contrary of one another, equally often."""
     sides = {"ann": Wish("upper", "opposite"), "ben": Wish("lower", "opposite")}
     rng = Random(f"contradiction/{seed}")
-    with fresh() as service:
+    with fresh(_MANY) as service:
         said = [
             criticise(service, wish, rng, author=author)
             for _ in range(_MANY // 2)
@@ -61,7 +59,7 @@ def poison(seed: int) -> Iterator[Figure]:
     """Critiques that would destroy answers, beside honest ones about another task."""
     for name, words in _ATTACKS.items():
         rng = Random(f"poison/{name}/{seed}")
-        with fresh() as service:
+        with fresh(2 * _MANY) as service:
             bad = [
                 criticise(service, Wish("upper", _TARGET), rng, words=words, author="mallory")
                 for _ in range(_MANY)
@@ -74,7 +72,7 @@ def flood(seed: int) -> Iterator[Figure]:
     """One author says nine tenths of a round, all of it false; two others are honest."""
     rng = Random(f"flood/{seed}")
     lies = rng.sample([one for one in facts.CAPITALS if not one.is_wrong], k=_FLOOD)
-    with fresh(_LARGE_ROUND) as service:
+    with fresh(_FLOOD + _FEW) as service:
         bad = [
             correct(
                 service,
@@ -92,7 +90,7 @@ def outvoted(seed: int) -> Iterator[Figure]:
     """One author says nine tenths of a round, for the contrary of what two others ask for."""
     wish, contrary = Wish("upper", "opposite"), Wish("lower", "opposite")
     rng = Random(f"outvoted/{seed}")
-    with fresh(_LARGE_ROUND) as service:
+    with fresh(_FLOOD + _FEW) as service:
         said = [criticise(service, contrary, rng, author="mallory") for _ in range(_FLOOD)]
         said += [criticise(service, wish, rng, author=f"user-{i}") for i in range(_FEW)]
         service.settled(said)

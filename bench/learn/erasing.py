@@ -25,7 +25,7 @@ def erasure(seed: int) -> Iterator[Figure]:
     """Two authors teach in two rounds; the first is erased."""
     rng = Random(f"erasure/{seed}")
     named = naming("erasure", "one of two authors", seed)
-    with fresh() as service:
+    with fresh(_SAID) as service:
         theirs = _teach(service, _THEIRS, rng, _AUTHOR)
         _teach(service, _OTHERS, rng, "ben")
         service.erased(_AUTHOR)

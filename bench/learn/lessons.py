@@ -45,7 +45,7 @@ def phrasings(seed: int) -> Iterator[Figure]:
     wish = _wishes(seed)[0]
     found = {}
     for split in ("seen", "unseen"):
-        with fresh() as service:
+        with fresh(_FEW) as service:
             rng = Random(f"told/{seed}")
             service.settled([criticise(service, wish, rng, split=split) for _ in range(_FEW)])
             found[split] = compliance(service, [wish], seed)
@@ -60,7 +60,7 @@ def fact(seed: int) -> Iterator[Figure]:
     one = Random(f"fact/{seed}").choice(wrong)
     country, truth = one.subject["en"], one.truth["en"]
     right = f"The capital of {country} is {truth}."
-    with fresh() as service:
+    with fresh(1) as service:
         service.settled([correct(service, f"What is the capital of {country}?", right)])
         yield from capitals(service, naming("correction", "one fact", seed), {country: right})
 
@@ -69,7 +69,7 @@ def undo(seed: int) -> Iterator[Figure]:
     """A lesson is learned, and then taken back in words."""
     wish, back = Wish("emoji", "note"), "no_emoji"
     rng = Random(f"undo/{seed}")
-    with fresh() as service:
+    with fresh(_FEW) as service:
         _tell(service, wish, rng, _FEW)
         said = [world.phrase(back, rng, "seen", language="en") for _ in range(_FEW)]
         service.settled([criticise(service, wish, rng, words=words) for words in said])
@@ -80,7 +80,7 @@ def together(seed: int) -> Iterator[Figure]:
     """Two wishes about one task in one round, by different critiques."""
     pair = (Wish("emoji", "note"), Wish("hello", "note"))
     rng = Random(f"together/{seed}")
-    with fresh() as service:
+    with fresh(2 * _FEW) as service:
         service.settled([criticise(service, pair[i % 2], rng) for i in range(2 * _FEW)])
         named = naming("two kinds", " and ".join(map(str, pair)), seed)
         yield named("both obeyed", compliance(service, pair, seed))
@@ -89,7 +89,7 @@ def together(seed: int) -> Iterator[Figure]:
 def in_a_row(seed: int) -> Iterator[Figure]:
     """Ten lessons in ten rounds, all asked at the end."""
     rng, seconds = Random(f"row/{seed}"), []
-    with fresh() as service:
+    with fresh(_FEW) as service:
         for wish in _ROW:
             _tell(service, wish, rng, _FEW)
             seconds.append(service.round_seconds())
@@ -107,7 +107,7 @@ def _wishes(seed: int) -> list[Wish]:
 
 def _told_once(seed: int, wish: Wish, count: int, setting: str) -> Iterator[Figure]:
     named = naming("critiques", setting, seed)
-    with fresh() as service:
+    with fresh(count) as service:
         _tell(service, wish, Random(f"told/{seed}"), count)
         yield named("compliance", compliance(service, [wish], seed))
         yield from kept(named, service, {wish.task}, seed)

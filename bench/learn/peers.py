@@ -90,7 +90,7 @@ def peers(seed: int) -> Iterator[Figure]:
     """The peers on the wish of `lessons.counts`."""
     torch.set_num_threads(1)
     base, wish = load_base(NANO, device="cpu"), WISHES[3 * seed % len(WISHES)]
-    with fresh(options=None) as service:
+    with fresh(0) as service:
         yield naming("peers", "base", seed)("compliance", compliance(service, [wish], seed))
         for count in COUNTS:
             told = _told(base, wish, seed, count)

@@ -32,8 +32,8 @@ _POLL_SECONDS = 0.05
 # An erasure is asked about over the network, and takes as long as a round.
 _ERASURE_POLL_SECONDS = 1.0
 _THREADS = "1"
-# So long the first critique waits for others of its round: they are all submitted within it.
-_ROUND_WAIT = "2.0"
+# A round begins when all that belongs to it was said, however long that takes.
+_ROUND_WAIT = "3600"
 _ANSWER_TOKENS = "64"
 
 
@@ -42,12 +42,13 @@ class Service:
 
     Args:
         folder: An empty folder.
-        options: More flags for the trainer; None: there is none.
+        round_size: How many pieces of feedback make a round; 0: there is no trainer.
     """
 
-    def __init__(self, folder: Path, options: Sequence[str] | None = ()) -> None:
-        self.folder, self._options = folder, options
+    def __init__(self, folder: Path, round_size: int) -> None:
+        self.folder = folder
         self.checkpoints = folder / "checkpoints"
+        self._round_size = round_size
         self._ends = ExitStack()
 
     def __enter__(self) -> Self:
@@ -57,8 +58,8 @@ class Service:
             server = self._start(
                 "learnback_server", *shared, "--listen", "127.0.0.1:0", "--threads", _THREADS
             )
-            if self._options is not None:
-                self._start_trainer(shared, self._options)
+            if self._round_size:
+                self._start_trainer(shared)
             self.client = self._ends.enter_context(
                 Client(f"127.0.0.1:{self._port_of(server)}", timeout=_CALL_SECONDS)
             )
@@ -115,14 +116,14 @@ class Service:
         message = {"role": "user", "content": "What is the capital of France?"}
         return self.client.generate(messages=[message], temperature=0, max_tokens=1).checkpoint
 
-    def _start_trainer(self, shared: Sequence[str], options: Sequence[str]) -> None:
+    def _start_trainer(self, shared: Sequence[str]) -> None:
         self._start(
             "learnback_trainer", *shared,
             "--archive-file", str(self.folder / "archive.sqlite"),
             "--trainer-threads", _THREADS,
             "--round-wait", _ROUND_WAIT,
             "--answer-tokens", _ANSWER_TOKENS,
-            *options,
+            "--round-size", str(self._round_size),
         )  # fmt: skip
 
     def _start(self, module: str, *flags: str) -> subprocess.Popen[bytes]:
@@ -148,11 +149,11 @@ class Service:
 
 
 @contextmanager
-def fresh(options: Sequence[str] | None = ()) -> Iterator[Service]:
-    """A service on a temporary folder, with more flags for the trainer, or without one."""
+def fresh(round_size: int) -> Iterator[Service]:
+    """A service on a temporary folder, with rounds of this size; 0: without a trainer."""
     with (
         TemporaryDirectory(prefix="learnback-bench-") as folder,
-        Service(Path(folder), options) as service,
+        Service(Path(folder), round_size) as service,
     ):
         yield service
 
