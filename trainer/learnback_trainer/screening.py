@@ -29,7 +29,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
-from learnback_store.records import Correction, Critique, Exchange, Preference, Rating
+from learnback_store.records import (
+    Correction,
+    Critique,
+    Exchange,
+    Preference,
+    Preferred,
+    Rating,
+)
 from learnback_trainer.lessons import Exercise, criticised_again, revised
 from learnback_trainer.pupil import Pupil
 from learnback_trainer.reader import Ids, Reader
@@ -188,10 +195,13 @@ def _vocabulary(*texts: str) -> set[str]:
 
 
 def _words(exercise: Exercise) -> str:
+    """The words that are taught by: what was said, or the answer that is to become likelier."""
     signal = exercise.record.signal
-    if isinstance(signal, Preference):
+    if isinstance(signal, Critique | Correction):
+        return signal.text
+    if isinstance(signal, Preference) and signal.preferred is Preferred.OTHER:
         return signal.other
-    return signal.text if isinstance(signal, Critique | Correction) else ""
+    return exercise.record.exchange.answer
 
 
 # By likelihood
