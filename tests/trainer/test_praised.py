@@ -8,7 +8,7 @@ from learnback_store.records import Preference, Preferred, Rating
 from learnback_trainer.anchors import shipped_questions
 from learnback_trainer.lessons import make_exercises
 from learnback_trainer.pupil import Base, Pupil
-from learnback_trainer.screening import screen
+from learnback_trainer.screening import Bounds, screen
 from tests.trainer.critics import ANSWER_TOKENS, asked, views
 
 QUESTION, RIGHT = "What is the capital of France?", "The capital of France is Paris."
@@ -29,5 +29,5 @@ def test_praise_of_poison_is_screened_out(base: Base) -> None:
     with Pupil(base, None) as pupil:
         made = make_exercises(views([*honest, *poison]), pupil, ANSWER_TOKENS).made
         questions = [one.exchange for one in shipped_questions(64, Random(0), pupil.reader)]
-        found = screen(pupil, made, questions, ANSWER_TOKENS)
+        found = screen(pupil, made, questions, Bounds(ANSWER_TOKENS))
     assert set(found) == {one.feedback_id for one in poison}

@@ -106,7 +106,13 @@ def screen(
     """
     max_tokens = bounds.answer_tokens
     told = [one for one in exercises if not isinstance(one.record.signal, Rating)]
-    found = {one.feedback_id: _out_of_bounds(one, pupil.reader, bounds) for one in told}
+    # What the model has said itself is no words of the one who rates it; what was sent along is.
+    worded = [
+        one
+        for one in exercises
+        if not isinstance(one.record.signal, Rating) or one.record.generation is None
+    ]
+    found = {one.feedback_id: _out_of_bounds(one, pupil.reader, bounds) for one in worded}
     found |= dict.fromkeys(_same(told), SAME)
     found |= dict.fromkeys(_elsewhere(told, questions), ELSEWHERE)
     found = {feedback_id: reason for feedback_id, reason in found.items() if reason}
