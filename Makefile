@@ -30,7 +30,7 @@ up: setup ## Serve and teach the embedded model on 127.0.0.1:50051 until Ctrl-C
 	@$(BIN)/learnback up --state .state
 
 test: setup ## Run the tests, but for those that take minutes
-	@$(BIN)/python -m pytest -q -m 'not slow'
+	@$(BIN)/python -m pytest -q -m 'not slow' --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: setup ## Run the tests of training, and of killed servers, that take minutes
 	@$(BIN)/python -m pytest -q -m slow tests/trainer tests/stack
