@@ -5,10 +5,11 @@ AdamW on the adapter alone, or on all weights. A step takes a few exercises and 
 critique, or for an anchor nothing more than the student.
 Every few steps the student answers the criticised prompts anew and the frozen teacher revises
 *these* answers, for the same criticism: where two lessons meet, each then sees what the other has
-done, and they compose instead of pulling apart. When all are answered as they should be, or near
-the last step, the learning rate falls to nothing over some steps, in which what was jolted about
-comes to rest where the anchors hold it. (A feasibility study of the recipe: refinements
-made once gave both of two lessons together rarely; made again every 10 steps, .56 to 1.00.)
+done, and they compose instead of pulling apart. When all are answered as they should be and the
+anchors have come to rest, or near the last step, the learning rate falls to nothing over some
+steps, in which what was jolted about settles where the anchors hold it. (A feasibility study of the
+recipe: refinements made once gave both of two lessons together rarely; made again every 10 steps,
+.56 to 1.00.)
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
+from statistics import mean
 from typing import TypeVar
 
 import torch
@@ -54,6 +56,9 @@ class Recipe:
     least_steps: int = 20
     """Steps before which it is not over, however well the criticised prompts are answered: the
     lesson has to reach questions like them."""
+    calm_nats: float = 0.003
+    """It is not over either while anchors are still further from where they were, nats a token in
+    the mean since the last re-answering."""
     settle_steps: int = 15
     """The last steps, over which the learning rate falls to nothing."""
     max_gradient: float = 1.0
@@ -115,6 +120,7 @@ def teach(
     rehearsals = _draws(anchors, recipe.anchors, rng)
     teacher = Teacher(pupil, recipe.mixture)
     last = recipe.steps
+    moved: list[float] = []
     for step in range(1, recipe.steps + 1):
         optimiser.param_groups[0]["lr"] = recipe.learning_rate_at(step, last)
         drawn = [now[i] for i in next(lessons)]
@@ -123,6 +129,7 @@ def teach(
         _move(pupil, optimiser, whole, recipe.max_gradient)
         teacher.follow()
         progress = Progress(step, recipe.steps, loss.lessons.item(), loss.anchors.item())
+        moved.append(progress.anchor_loss)
         watch(progress)
         if step == last:
             break
@@ -130,7 +137,9 @@ def teach(
             answers, now = renewed(pupil, now, recipe.mixture.refinements)
             pairs = zip(answers, now, strict=True)
             learned = all((answer == one.target) == one.good for answer, one in pairs)
-            if learned and step >= recipe.least_steps:
+            calm = mean(moved) <= recipe.calm_nats
+            moved.clear()
+            if learned and calm and step >= recipe.least_steps:
                 last = min(last, step + recipe.settle_steps)
     return Taught(now, progress.step, progress.lesson_loss, progress.anchor_loss)
 
