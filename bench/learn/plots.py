@@ -19,8 +19,13 @@ _COST = ("other tasks", "worst other task", "revision")
 
 
 def draw_counts(figures: Sequence[Figure], file: Path) -> None:
-    """Draws what critiques bring and cost, by their number: means, with each seed as a point."""
+    """Draws what critiques bring and cost, by their number: means, with each seed as a point.
+
+    Nothing is drawn of a run that measured none of it; so does `draw_peers`.
+    """
     ours = [one for one in figures if one.scenario == "critiques"]
+    if not ours:
+        return
     canvas, axes = plt.subplots(figsize=(6, 3.6), dpi=100)
     for name in ("compliance", "other tasks", "revision"):
         found = [(_count(one), one.value) for one in ours if one.name == name]
@@ -47,6 +52,8 @@ def draw_peers(figures: Sequence[Figure], file: Path) -> None:
     ]
     points += [(one.setting.split(",")[0], one) for one in figures if one.scenario == "peers"]
     names = [one for one in dict.fromkeys(name for name, _ in points) if one != "base"]
+    if not names:
+        return
     canvas, axes = plt.subplots(figsize=(6, 3.6), dpi=100)
     bars = ("compliance", *_COST)
     for place, name in enumerate(names):
