@@ -40,8 +40,13 @@ from learnback_trainer.school import Curriculum
 from learnback_trainer.update import Recipe
 from tests.trainer.critics import criticism, submit
 
+# So few questions are held out for the gate that one which changes is a quarter of them.
 CURRICULUM = Curriculum(
-    Recipe(steps=32, lessons=6, anchors=2), Budget(), Amounts(6, 0, 0), answer_tokens=24, seed=0
+    Recipe(steps=32, lessons=6, anchors=4),
+    Budget(changed=0.25, anchor_nats=0.1),
+    Amounts(12, 0, 0),
+    answer_tokens=24,
+    seed=0,
 )
 HOT, FALSE, CANADA, FRANCE = (
     "What is the opposite of hot?", "Tell me the opposite of false.",
