@@ -11,6 +11,9 @@ from hypothesis import HealthCheck, settings
 
 # As `learnback_server.engine.loading.make_reproducible` does, and as early: read when torch starts.
 os.environ.setdefault("MKL_CBWR", "AUTO")
+# Workers share the cores; with threads of their own they would only wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test asks the network for a model, and none draws a progress bar.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
