@@ -74,7 +74,7 @@ def stocked(
     return page
 
 
-@pytest.mark.parametrize("wanted", FILTERS, ids=str)
+@pytest.mark.parametrize("wanted", FILTERS, ids=range(len(FILTERS)))
 @pytest.mark.parametrize("page_size", [1, 3, 1000])
 async def test_pages_make_up_the_list(
     stocked: Page, wanted: FeedbackFilter, page_size: int
