@@ -33,6 +33,9 @@ from learnback_store.errors import StoreUnavailableError
 CONNECT_SECONDS = 1.0
 # A command waits for an fsync (appendfsync always), which a busy disk delays by a second or so.
 REPLY_SECONDS = 3.0
+# Calls wait for Redis side by side, each on a connection while it does. The library's bound of 100
+# refuses the next one; Redis itself takes 10,000.
+MOST_CONNECTIONS = 2_000
 
 _SENTINEL_SCHEMES = {"redis+sentinel": False, "rediss+sentinel": True}
 _SENTINEL_PORT = 26379
@@ -127,6 +130,7 @@ def _options() -> dict[str, Any]:
     return {
         "socket_connect_timeout": CONNECT_SECONDS,
         "socket_timeout": REPLY_SECONDS,
+        "max_connections": MOST_CONNECTIONS,
         "decode_responses": True,
         # The older of the two, which every server from 6.2 on speaks alike.
         "protocol": 2,
