@@ -6,9 +6,10 @@ with its shipped retries. Meanwhile each server is restarted in turn (SIGTERM, d
 Redis that takes writes is killed with its Sentinel and started again half a minute later, and
 `live` goes from one checkpoint to the next.
 
-Afterwards: how many calls failed, whether each piece of feedback that was acknowledged is there,
-and how long it took until all servers answered with the same checkpoint. No trainer runs: what it
-would take off the queue is what is counted here. `--write` puts the report into docs/soak.md.
+Afterwards: how many calls failed, or were cut short by a drain; whether each piece of feedback that
+was acknowledged is there; and how long it took until all servers answered with the same checkpoint.
+No trainer runs: what it would take off the queue is what is counted here. `--write` puts the report
+into docs/soak.md.
 """
 
 from __future__ import annotations
@@ -30,7 +31,14 @@ from pathlib import Path
 
 from bench.fleet import Redises, Server, address_of, redises, serving, wait_until
 from bench.swap import publish_adapters
-from learnback_client import AsyncClient, Client, Exchange, GenerationNotFound, LearnbackError
+from learnback_client import (
+    AsyncClient,
+    Client,
+    Exchange,
+    FinishReason,
+    GenerationNotFound,
+    LearnbackError,
+)
 from learnback_nano import path as nano_path
 from learnback_store.checkpoints import CheckpointStore
 
@@ -133,6 +141,8 @@ class Soak:
                     self.record.first_token.append(time.monotonic() - asked)
                     first = False
             reply = await stream.result()
+        if reply.finish_reason is not FinishReason.LENGTH:
+            self.record.failed[f"stream: ended by {reply.finish_reason}"] += 1
         self.record.answers += 1
         self.record.tokens += reply.usage.completion_tokens
         self._latest = reply.generation_id, reply.text
@@ -248,7 +258,7 @@ def report(plan: Plan, record: Record) -> list[str]:
         ("of it with its exchange, the answer having come while Redis was away",
          str(record.with_exchange)),
         ("**feedback lost**", f"**{len(record.lost)}**"),
-        ("**calls failed, after the client's own retries**", f"**{record.failed.total()}**"),
+        ("**calls failed or cut short, after all retries**", f"**{record.failed.total()}**"),
         ("all servers on one checkpoint after", f"{record.agree_seconds:.1f} s"),
     ]  # fmt: skip
     lines = ["| | |", "|---|--:|", *(f"| {name} | {value} |" for name, value in rows)]
