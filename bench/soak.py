@@ -46,6 +46,7 @@ REPORT = Path(__file__).parents[1] / "docs/soak.md"
 QUESTION = [("user", "What is the capital of France?")]
 TOKENS = 48
 """Longest answer, in tokens."""
+_LONGEST_LINE = 160
 _DEAD_SECONDS = 30.0
 """How long the Redis that was killed stays away."""
 
@@ -130,7 +131,7 @@ class Soak:
             try:
                 await self._answer_once(client)
             except LearnbackError as error:
-                self.record.failed[f"stream: {type(error).__name__}: {error}"[:160]] += 1
+                self._fail(f"stream: {type(error).__name__}: {error}")
 
     async def _answer_once(self, client: AsyncClient) -> None:
         asked = time.monotonic()
@@ -142,7 +143,7 @@ class Soak:
                     first = False
             reply = await stream.result()
         if reply.finish_reason is not FinishReason.LENGTH:
-            self.record.failed[f"stream: ended by {reply.finish_reason}"] += 1
+            self._fail(f"stream: ended by {reply.finish_reason}")
         self.record.answers += 1
         self.record.tokens += reply.usage.completion_tokens
         self._latest = reply.generation_id, reply.text
@@ -168,9 +169,15 @@ class Soak:
                 exchange = Exchange(answer, messages=QUESTION)
                 sent = await client.critique(exchange, critique, author=author)
         except LearnbackError as error:
-            self.record.failed[f"feedback: {type(error).__name__}: {error}"[:160]] += 1
+            self._fail(f"feedback: {type(error).__name__}: {error}")
         else:
             self.record.acknowledged.append(sent.feedback_id)
+
+    def _fail(self, what: str) -> None:
+        what = what[:_LONGEST_LINE]
+        if what not in self.record.failed:
+            self._note(f"first failed: {what}")
+        self.record.failed[what] += 1
 
     # What shakes it
 
@@ -281,11 +288,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=Plan().seconds)
     parser.add_argument("--streams", type=int, default=Plan().streams)
     parser.add_argument("--feedback-rate", type=float, default=Plan().feedback_rate)
+    parser.add_argument("--folder", type=Path, help="where logs and data stay; else they go")
     parser.add_argument("--write", action="store_true", help="write docs/soak.md")
     arguments = parser.parse_args(argv)
     plan = Plan(arguments.seconds, arguments.streams, arguments.feedback_rate)
     with tempfile.TemporaryDirectory() as name:
-        record = hold(plan, Path(name))
+        folder = arguments.folder or Path(name)
+        record = hold(plan, folder)
     text = "\n".join(report(plan, record)) + "\n"
     sys.stdout.write(text)
     if arguments.write:

@@ -36,6 +36,10 @@ _RETRY_BUFFER_BYTES = 4 * 1024 * 1024
 # balancers (60 s), and no oftener than learnback's server allows.
 _KEEPALIVE_MS = 30_000
 _KEEPALIVE_TIMEOUT_MS = 10_000
+# A server that was restarted is found again before the next one is, and so is one at a new address.
+# gRPC's own are 120 s and 30 s.
+_RECONNECT_MS = 5_000
+_RESOLVE_MS = 10_000
 # The most that gRPC allows.
 _MAX_ATTEMPTS = 5
 _RETRY_POLICY = {
@@ -165,6 +169,8 @@ def channel_options() -> list[tuple[str, str | int]]:
         # Requests are the server's to limit; it answers with what it takes.
         ("grpc.max_send_message_length", -1),
         ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
+        ("grpc.max_reconnect_backoff_ms", _RECONNECT_MS),
+        ("grpc.dns_min_time_between_resolutions_ms", _RESOLVE_MS),
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         # A queued call is silent on both sides; without this gRPC gives up pinging after two.
