@@ -301,7 +301,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         intro = (
             "# Shaken under load\n\n"
             "Made by `python -m bench.soak --write`: three servers and three Redis with Sentinels "
-            "on one machine,\nthe embedded model, the shipped client with its own retries.\n\n"
+            "on one machine,\nthe embedded model, the shipped client with its own retries. "
+            "One run: [log.md](log.md) tells of another.\n\n"
         )
         REPORT.write_text(intro + text, encoding="utf-8")
     return 1 if record.failed or record.lost else 0
