@@ -18,6 +18,7 @@ from learnback_client.checkpoints import (
 )
 from learnback_client.client import Client
 from learnback_client.errors import (
+    AcceptanceUnavailable,
     AlreadyExists,
     Cancelled,
     CheckpointNotFound,
@@ -87,6 +88,7 @@ from learnback_client.signals import (
 from learnback_client.streams import ReplyStream, Stream
 
 __all__ = [
+    "AcceptanceUnavailable",
     "AlreadyExists",
     "AnswerText",
     "AsyncClient",

@@ -25,7 +25,8 @@ Which class is raised is decided by the reason that the server gives (`ErrorReas
     ├── Unauthenticated               UNAUTHENTICATED      UNAUTHENTICATED
     ├── PermissionDenied              PERMISSION_DENIED    PERMISSION_DENIED
     ├── FailedPrecondition            FAILED_PRECONDITION
-    │   └── CheckpointUnusable                             CHECKPOINT_UNUSABLE
+    │   ├── CheckpointUnusable                             CHECKPOINT_UNUSABLE
+    │   └── AcceptanceUnavailable                          ACCEPTANCE_UNAVAILABLE
     ├── Unimplemented                 UNIMPLEMENTED        UNIMPLEMENTED
     └── Internal                      INTERNAL             INTERNAL
 
@@ -223,6 +224,12 @@ class CheckpointUnusable(FailedPrecondition):
     """The checkpoint can't take this step, or there is none to go back to."""
 
     reason = "CHECKPOINT_UNUSABLE"
+
+
+class AcceptanceUnavailable(FailedPrecondition):
+    """The checkpoint has no acceptance head to put its answers in order by."""
+
+    reason = "ACCEPTANCE_UNAVAILABLE"
 
 
 class Unimplemented(LearnbackError):

@@ -60,6 +60,8 @@ class Gathering:
             candidate = self._candidate(end.index)
             candidate.finish_reason = end.finish_reason
             candidate.matched_stop = end.matched_stop
+            if end.HasField("acceptance"):
+                candidate.acceptance = end.acceptance
         self._response.usage.CopyFrom(finished.usage)
         self._response.timings.CopyFrom(finished.timings)
         self.finished = True

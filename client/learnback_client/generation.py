@@ -109,6 +109,8 @@ class Candidate:
     """The stop string that ended it; empty if another reason did."""
     logprobs: tuple[TokenLogprob, ...]
     """One for each of `token_ids` if they were asked for, else empty."""
+    acceptance: float | None = None
+    """How likely a user is to accept it, 0 to 1; None if that was not asked for or is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ class Reply:
     generation_id: str
     """By which feedback names this reply."""
     candidates: tuple[Candidate, ...]
-    """The answers, as many as `n`."""
+    """The answers, as many as `n`, by index; the best first if `rerank` was asked for."""
     usage: Usage
     timings: Timings
     checkpoint: str
@@ -179,6 +181,8 @@ class Finished:
     usage: Usage
     timings: Timings
     raw: inference_pb2.GenerationFinished = field(repr=False, compare=False)
+    acceptances: tuple[float | None, ...] = ()
+    """As `Candidate.acceptance`, by index of the candidate."""
 
 
 Event: TypeAlias = Started | Delta | Finished
@@ -247,6 +251,7 @@ def _read_finished(finished: inference_pb2.GenerationFinished) -> Finished:
         usage=_read_usage(finished.usage),
         timings=_read_timings(finished.timings),
         raw=finished,
+        acceptances=tuple(_read_acceptance(end) for end in ends),
     )
 
 
@@ -259,7 +264,14 @@ def _read_candidate(generation_id: str, candidate: inference_pb2.Candidate) -> C
         finish_reason=read_enum(FinishReason, candidate.finish_reason),
         matched_stop=candidate.matched_stop,
         logprobs=_read_logprobs(candidate.logprobs),
+        acceptance=_read_acceptance(candidate),
     )
+
+
+def _read_acceptance(
+    told: inference_pb2.Candidate | inference_pb2.CandidateEnd,
+) -> float | None:
+    return told.acceptance if told.HasField("acceptance") else None
 
 
 def _read_logprobs(positions: Sequence[inference_pb2.TokenLogprob]) -> tuple[TokenLogprob, ...]:

@@ -91,6 +91,8 @@ _ABOUT: dict[str, Callable[[str, object], object]] = {
     "priority": checks.integer,
     "queue_timeout": checks.duration,
     "time_limit": checks.duration,
+    "acceptance": checks.flag,
+    "rerank": checks.flag,
 }
 
 

@@ -126,6 +126,11 @@ class GenerationOptions(SamplingOptions, CallOptions, total=False):
     """Place in the queue, -10 to 10; higher goes first."""
     queue_timeout: float | None
     """Longest wait in the queue, in seconds, over which the call fails with QueueTimeout."""
+    acceptance: bool | None
+    """Tells with each answer how likely a user is to accept it, if the checkpoint can tell."""
+    rerank: bool | None
+    """Puts the candidates in order of their acceptance, the best first. Not for `stream`; needs `n`
+    of 2 or more, and fails with AcceptanceUnavailable where the checkpoint can't tell."""
     time_limit: float | None
     """Longest time until the end of the answer, in seconds, over which the call succeeds with what
     has been written so far. A longer one than the client's timeout lengthens that."""

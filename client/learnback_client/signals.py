@@ -139,7 +139,9 @@ def reference(field: str, target: object) -> GenerationRef:
             checks.integer(f"{field}.candidate", target.candidate)
             return GenerationRef(checks.required(field, target.generation_id), target.candidate)
         case Reply():
-            return GenerationRef(checks.required(field, target.generation_id))
+            # Its first answer, which is not the one of index 0 if it is the best of several.
+            first = target.candidates[0].index if target.candidates else 0
+            return GenerationRef(checks.required(field, target.generation_id), first)
         case Candidate():
             return GenerationRef(checks.required(field, target.generation_id), target.index)
     raise invalid(

@@ -20,6 +20,8 @@ class ServedCheckpoint:
 
     name: str
     digest: str
+    scores: bool = False
+    """Whether it has an acceptance head."""
 
 
 class Catalog:

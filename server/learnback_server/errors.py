@@ -10,6 +10,7 @@
     │   └── FeedbackNotFoundError     FEEDBACK_NOT_FOUND
     ├── RequestIdReusedError      ALREADY_EXISTS      REQUEST_ID_REUSED
     ├── CheckpointUnusableError   FAILED_PRECONDITION CHECKPOINT_UNUSABLE
+    ├── AcceptanceUnavailableError    FAILED_PRECONDITION ACCEPTANCE_UNAVAILABLE
     ├── ExhaustedError            RESOURCE_EXHAUSTED
     │   ├── QueueFullError        QUEUE_FULL          RetryInfo
     │   ├── QueueTimeoutError     QUEUE_TIMEOUT       RetryInfo
@@ -182,6 +183,13 @@ class CheckpointUnusableError(CallError):
 
     code = grpc.StatusCode.FAILED_PRECONDITION
     reason = errors_pb2.ERROR_REASON_CHECKPOINT_UNUSABLE
+
+
+class AcceptanceUnavailableError(CallError):
+    """The checkpoint has no acceptance head to put its answers in order by."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = errors_pb2.ERROR_REASON_ACCEPTANCE_UNAVAILABLE
 
 
 class ExhaustedError(CallError):

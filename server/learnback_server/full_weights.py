@@ -19,6 +19,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from learnback_server.catalog import Catalog
+from learnback_server.engine.acceptance import read_head
 from learnback_server.engine.adapter import WeightsError
 from learnback_server.engine.engine import Engine
 from learnback_server.engine.loading import LoadedModel
@@ -59,7 +60,7 @@ class FullWeights:
             WeightsError: They don't fit, or can't be loaded; what answered before answers on.
         """
         if self._drain:
-            await asyncio.to_thread(require_like, self._model.network, folder)
+            await asyncio.to_thread(self._require_fit, folder)
             await self._exchange(name, folder)
         else:
             await asyncio.to_thread(self._load, name, folder)
@@ -96,9 +97,15 @@ class FullWeights:
                 _log.exception("%s is lost; the base model answers in its place", name)
                 self._catalog.forget([name])
 
+    def _require_fit(self, folder: Path) -> None:
+        """Refuses what can be refused before anything is let go for it."""
+        require_like(self._model.network, folder)
+        read_head(folder, self._model.network)
+
     def _load(self, name: str, folder: Path) -> None:
+        head = read_head(folder, self._model.network)
         try:
             network = load_full(self._model.network, folder)
-            self._engine.serve(name, self._engine.prepare(network))
+            self._engine.serve(name, self._engine.prepare(network), head)
         except (RuntimeError, MemoryError) as error:  # CUDA's lack of memory is the former
             raise WeightsError(f"there is no room for its weights: {error}") from error

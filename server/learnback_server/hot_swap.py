@@ -20,6 +20,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 from learnback_server.catalog import Catalog, ServedCheckpoint
+from learnback_server.engine.acceptance import AcceptanceHead, read_head
 from learnback_server.engine.adapter import (
     Adapter,
     UnusualAdapterError,
@@ -32,6 +33,7 @@ from learnback_server.engine.runner import ModelRunner
 from learnback_server.engine.weights import merge, merge_by_peft
 from learnback_server.full_weights import FullWeights
 from learnback_server.metrics import ServerMetrics
+from learnback_store.acceptance import HEAD_FILE
 from learnback_store.aliases import Aliases
 from learnback_store.checkpoints import Checkpoint, CheckpointStore
 from learnback_store.errors import CheckpointError
@@ -77,7 +79,7 @@ class HotSwap:
         self._full = FullWeights(model, engine, catalog, drain=drain)
         self._refused: set[str] = set()
         self._merge = merge
-        self._unmerged: dict[str, Adapter] = {}
+        self._unmerged: dict[str, tuple[Adapter, AcceptanceHead | None]] = {}
         self._merging: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -150,14 +152,14 @@ class HotSwap:
             self._merging = asyncio.create_task(self._merge_aside(live))
 
     async def _merge_aside(self, name: str) -> None:
-        adapter = self._unmerged.pop(name)
+        adapter, head = self._unmerged.pop(name)
         try:
             runner = await asyncio.to_thread(self._merged, adapter)
         except (RuntimeError, MemoryError):  # it serves on as it is
             _log.exception("checkpoint %s stays unmerged", name)
             return
         if name in self._catalog.loaded:
-            self._engine.replace(name, runner)
+            self._engine.replace(name, runner, head)
             _log.info("%s is merged", name)
         self._merging = None
         self._begin_merging()
@@ -181,7 +183,8 @@ class HotSwap:
                 return
             link_to(checkpoint.manifest.traceparent)
             if taken:
-                self._catalog.add(ServedCheckpoint(name, checkpoint.digest))
+                scores = any(file.name == HEAD_FILE for file in checkpoint.manifest.files)
+                self._catalog.add(ServedCheckpoint(name, checkpoint.digest, scores))
                 seconds = time.monotonic() - began
                 self._metrics.loaded(checkpoint.manifest, checkpoint.digest, seconds)
 
@@ -203,12 +206,13 @@ class HotSwap:
 
     def _add_adapter(self, name: str, folder: Path) -> None:
         """Lets an adapter answer unmerged; one that the bank can't hold, merged by PEFT."""
+        head = read_head(folder, self._model.network)
         try:
             adapter = read_adapter(folder, self._model.network)
-            self._engine.adapt(name, adapter)
+            self._engine.adapt(name, adapter, head)
         except UnusualAdapterError as error:
             _log.info("checkpoint %s is merged into a copy of the model: %s", name, error)
             network = merge_by_peft(self._model.network, folder)
-            self._engine.serve(name, self._engine.prepare(network))
+            self._engine.serve(name, self._engine.prepare(network), head)
         else:
-            self._unmerged[name] = adapter
+            self._unmerged[name] = (adapter, head)

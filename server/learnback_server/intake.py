@@ -14,7 +14,12 @@ from learnback.v1 import inference_pb2 as pb
 from learnback_server.catalog import Catalog, ServedCheckpoint
 from learnback_server.engine.messages import GenerationRequest, SamplingParams
 from learnback_server.engine.options import ModelFacts
-from learnback_server.errors import ContextLengthError, QueueTimeoutError, Violation
+from learnback_server.errors import (
+    AcceptanceUnavailableError,
+    ContextLengthError,
+    QueueTimeoutError,
+    Violation,
+)
 from learnback_server.ids import new_generation_id
 from learnback_server.prompts import PromptReader
 from learnback_server.validation import MAX_SEED, SpecCheck
@@ -69,7 +74,12 @@ class Intake:
         self._defaults = defaults
 
     async def read(
-        self, spec: pb.GenerationSpec, arrived: float, call_deadline: float | None
+        self,
+        spec: pb.GenerationSpec,
+        arrived: float,
+        call_deadline: float | None,
+        *,
+        streamed: bool = False,
     ) -> Asked:
         """Returns what is asked, with every default resolved.
 
@@ -77,20 +87,22 @@ class Intake:
             spec: As it came.
             arrived: When it came, seconds of `time.monotonic()`.
             call_deadline: When the RPC ends, on the same clock; None for never.
+            streamed: Whether the answer is told as it comes.
 
         Raises:
             BadCallError: The spec is malformed, or too long for the context.
             CheckpointNotFoundError: No checkpoint goes by that name.
+            AcceptanceUnavailableError: Its answers can't be put in order by their acceptance.
             QueueTimeoutError: It waited too long for a checkpoint that is being exchanged.
         """
-        self._check.check(spec)
-        self._catalog.resolve(spec.checkpoint)  # or refuse it before the work of reading the prompt
+        self._check.check(spec, streamed=streamed)
+        self._resolve(spec)  # or refuse it before the work of reading the prompt
         prompt_ids = await self._prompts.read(spec)
         wait = _seconds_of(spec, "queue_timeout")
         queue_deadline = arrived + (self._defaults.queue_timeout if wait is None else wait)
         await self._wait_for_swap(spec.checkpoint, queue_deadline)
         # Once more, because a swap may have come between; from here to the engine nothing waits.
-        checkpoint = self._catalog.resolve(spec.checkpoint)
+        checkpoint = self._resolve(spec)
         max_tokens = self._max_tokens(spec, len(prompt_ids))
         limit = _seconds_of(spec, "time_limit")
         request = GenerationRequest(
@@ -99,6 +111,7 @@ class Intake:
             sampling=resolve_sampling(spec.sampling, max_tokens, self._facts),
             checkpoint=checkpoint.name,
             n=spec.sampling.n if spec.sampling.HasField("n") else 1,
+            scored=(spec.acceptance or spec.rerank) and checkpoint.scores,
             priority=spec.priority,
             arrived=arrived,
             queue_deadline=queue_deadline,
@@ -106,6 +119,16 @@ class Intake:
             trace_id=ids_in_hand().get(TRACE_ID, ""),
         )
         return Asked(spec, request, checkpoint, spec.request_id, call_deadline)
+
+    def _resolve(self, spec: pb.GenerationSpec) -> ServedCheckpoint:
+        checkpoint = self._catalog.resolve(spec.checkpoint)
+        if spec.rerank and not checkpoint.scores:
+            raise AcceptanceUnavailableError(
+                f"{checkpoint.name} has no acceptance head, so that rerank has nothing to go by; "
+                "leave it out, or ask again when a checkpoint has learned from more feedback",
+                checkpoint=checkpoint.name,
+            )
+        return checkpoint
 
     async def _wait_for_swap(self, checkpoint: str, until: float) -> None:
         """Waits while the checkpoint is exchanged for another, which counts as being queued."""

@@ -112,7 +112,8 @@ class InferenceService(InferenceServiceServicer):
             raise InvalidFieldError([Violation("spec", "is required")])
         remaining = context.time_remaining()
         call_deadline = None if remaining is None else arrived + remaining
-        asked = await self._intake.read(request.spec, arrived, call_deadline)
+        streamed = isinstance(request, pb.GenerateStreamRequest)
+        asked = await self._intake.read(request.spec, arrived, call_deadline, streamed=streamed)
         note(request_id=asked.request_id, generation_id=asked.request.generation_id)
         return asked
 

@@ -111,8 +111,12 @@ class SpecCheck:
             "n": Range(1, MAX_CANDIDATES),
         }
 
-    def check(self, spec: pb.GenerationSpec) -> None:
+    def check(self, spec: pb.GenerationSpec, *, streamed: bool = False) -> None:
         """Checks every field.
+
+        Args:
+            spec: As it came.
+            streamed: Whether the answer is told as it comes.
 
         Raises:
             InvalidFieldError: Some are missing, malformed or out of their range.
@@ -124,6 +128,8 @@ class SpecCheck:
         _check_names(spec, violations)
         check_labels(spec.labels, "spec.labels", violations)
         _check_times(spec, violations)
+        if spec.rerank:
+            _check_rerank(spec, violations, streamed=streamed)
         violations.refuse_if_any()
 
     def _check_input(self, spec: pb.GenerationSpec, violations: Violations) -> None:
@@ -237,6 +243,17 @@ def check_labels(labels: Mapping[str, str], path: str, violations: Violations) -
         if len(value) > MAX_LABEL_VALUE_CHARS:
             description = f"must be at most {MAX_LABEL_VALUE_CHARS} characters, not {len(value)}"
             violations.add(place, description)
+
+
+def _check_rerank(spec: pb.GenerationSpec, violations: Violations, *, streamed: bool) -> None:
+    if streamed:
+        description = (
+            "can't be had in a stream, whose candidates come side by side; call Generate, or set "
+            "acceptance and put them in order by the scores of the last message"
+        )
+        violations.add("spec.rerank", description)
+    elif spec.sampling.n < 2:
+        violations.add("spec.rerank", "needs spec.sampling.n of 2 or more, to put them in order")
 
 
 def _check_times(spec: pb.GenerationSpec, violations: Violations) -> None:

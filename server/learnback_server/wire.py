@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -43,7 +43,12 @@ def delta_event(delta: Delta) -> pb.GenerateStreamResponse:
 def finished_event(asked: Asked, finished: Finished) -> pb.GenerateStreamResponse:
     """Returns the last message of a stream."""
     ends = [
-        pb.CandidateEnd(index=end.index, finish_reason=_reason(end), matched_stop=end.matched_stop)
+        pb.CandidateEnd(
+            index=end.index,
+            finish_reason=_reason(end),
+            matched_stop=end.matched_stop,
+            acceptance=end.acceptance,
+        )
         for end in finished.candidates
     ]
     return pb.GenerateStreamResponse(
@@ -54,11 +59,14 @@ def finished_event(asked: Asked, finished: Finished) -> pb.GenerateStreamRespons
 
 
 def whole_reply(asked: Asked, deltas: Iterable[Delta], finished: Finished) -> pb.GenerateResponse:
-    """Returns the answer in one piece. `deltas` has at most one per candidate."""
+    """Returns the answer in one piece, its candidates in order of acceptance if that was asked for.
+
+    `deltas` has at most one per candidate.
+    """
     by_index = {delta.index: delta for delta in deltas}
     nothing = Delta(asked.request.generation_id, 0, "", ())
     candidates = []
-    for end in finished.candidates:
+    for end in _ordered(finished.candidates, by_acceptance=asked.spec.rerank):
         delta = by_index.get(end.index, nothing)
         candidates.append(
             pb.Candidate(
@@ -68,6 +76,7 @@ def whole_reply(asked: Asked, deltas: Iterable[Delta], finished: Finished) -> pb
                 finish_reason=_reason(end),
                 matched_stop=end.matched_stop,
                 logprobs=_logprobs(delta.logprobs),
+                acceptance=end.acceptance,
             )
         )
     return pb.GenerateResponse(
@@ -80,6 +89,15 @@ def whole_reply(asked: Asked, deltas: Iterable[Delta], finished: Finished) -> pb
         request_id=asked.request_id,
         seed=asked.request.sampling.seed,
     )
+
+
+def _ordered(
+    ends: Sequence[messages.CandidateEnd], *, by_acceptance: bool
+) -> Sequence[messages.CandidateEnd]:
+    """The candidates by index, or the likeliest to be accepted first and those unscored last."""
+    if not by_acceptance:
+        return ends
+    return sorted(ends, key=lambda end: 1.0 if end.acceptance is None else -end.acceptance)
 
 
 def _reason(end: messages.CandidateEnd) -> pb.FinishReason.ValueType:

@@ -169,8 +169,10 @@ class Double(
                     logprobs=[_logprob(spec, token) for token in range(len(PIECES))]
                     if spec.sampling.HasField("logprobs")
                     else [],
+                    acceptance=_acceptance(spec, index),
                 )
-                for index in range(spec.sampling.n or 1)
+                # The last one is the best.
+                for index in sorted(range(spec.sampling.n or 1), reverse=spec.rerank)
             ],
             usage=_usage(spec),
             timings=_timings(),
@@ -217,7 +219,9 @@ class Double(
             finished=inference_pb2.GenerationFinished(
                 candidates=[
                     inference_pb2.CandidateEnd(
-                        index=index, finish_reason=inference_pb2.FINISH_REASON_STOP
+                        index=index,
+                        finish_reason=inference_pb2.FINISH_REASON_STOP,
+                        acceptance=_acceptance(spec, index),
                     )
                     for index in reversed(range(count))
                 ],
@@ -326,6 +330,10 @@ def _timings() -> inference_pb2.Timings:
         time_to_first_token=Duration(nanos=20_000_000),
         total_duration=Duration(seconds=1, nanos=500_000_000),
     )
+
+
+def _acceptance(spec: inference_pb2.GenerationSpec, index: int) -> float | None:
+    return (index + 1) / 8 if spec.acceptance or spec.rerank else None
 
 
 def _logprob(spec: inference_pb2.GenerationSpec, token: int) -> inference_pb2.TokenLogprob:

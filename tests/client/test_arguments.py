@@ -51,6 +51,8 @@ BAD_GENERATIONS = {
     "n as a bool": ({"prompt": "a", "n": True}, "n"),
     "logprobs as a bool": ({"prompt": "a", "logprobs": True}, "logprobs"),
     "ignore_eos as a number": ({"prompt": "a", "ignore_eos": 1}, "ignore_eos"),
+    "acceptance as a number": ({"prompt": "a", "acceptance": 1}, "acceptance"),
+    "rerank as a string": ({"prompt": "a", "rerank": "yes"}, "rerank"),
     "stop of numbers": ({"prompt": "a", "stop": [1]}, "stop[0]"),
     "stop as a number": ({"prompt": "a", "stop": 1}, "stop"),
     "stop with a lone surrogate": ({"prompt": "a", "stop": ["b", HALF]}, "stop[1]"),

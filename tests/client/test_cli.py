@@ -105,6 +105,15 @@ def test_generate_prints_several_answers():
     assert result.stdout == f"--- 0\n{TEXT}\n--- 1\n{TEXT}\n"
 
 
+def test_generate_tells_how_likely_answers_are_accepted():
+    result = invoke("generate", "a", "--acceptance")
+    assert result.stdout == f"{TEXT}\n--- acceptance 0.12\n"
+    result = invoke("generate", "a", "-n", "2", "--acceptance")
+    assert result.stdout == f"--- 0, acceptance 0.12\n{TEXT}\n--- 1, acceptance 0.25\n{TEXT}\n"
+    result = invoke("generate", "a", "-n", "2", "--rerank")
+    assert result.stdout == f"--- 1, acceptance 0.25\n{TEXT}\n--- 0, acceptance 0.12\n{TEXT}\n"
+
+
 def test_generate_shows_probabilities():
     lines = invoke("generate", "a", "--logprobs", "1").stdout.splitlines()
     assert lines[0] == TEXT
@@ -151,6 +160,7 @@ USAGE = {
     "seed that is too large": (("generate", "a", "--seed", str(2**53)), 1, "seed"),
     "address of the web": (("generate", "a", "--address", "http://x"), 1, "address"),
     "system without template": (("generate", "a", "--raw", "--system", "b"), 2, "--raw"),
+    "rerank of one answer": (("generate", "a", "--rerank"), 2, "-n"),
     "timeout of zero": (("generate", "a", "--timeout", "0"), 2, "timeout"),
     "configuration that is not there": (("generate", "a", "--config", "/none"), 2, "/none"),
     "token that is not there": (("generate", "a", "--token-file", "/none"), 2, "/none"),

@@ -32,6 +32,7 @@ REASONS = {
     "UNAUTHENTICATED": (Code.UNAUTHENTICATED, errors.Unauthenticated),
     "PERMISSION_DENIED": (Code.PERMISSION_DENIED, errors.PermissionDenied),
     "CHECKPOINT_UNUSABLE": (Code.FAILED_PRECONDITION, errors.CheckpointUnusable),
+    "ACCEPTANCE_UNAVAILABLE": (Code.FAILED_PRECONDITION, errors.AcceptanceUnavailable),
     "UNIMPLEMENTED": (Code.UNIMPLEMENTED, errors.Unimplemented),
     "INTERNAL": (Code.INTERNAL, errors.Internal),
 }

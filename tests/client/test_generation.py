@@ -102,7 +102,9 @@ def test_a_stream_is_started_deltas_finished(client):
     assert events[-1].finish_reasons == (FinishReason.STOP,)
 
 
-@pytest.mark.parametrize("options", [{}, {"logprobs": 2}, {"n": 3, "logprobs": 0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"logprobs": 2}, {"n": 3, "logprobs": 0}, {"n": 3, "acceptance": True}]
+)
 def test_a_stream_ends_in_the_reply_of_the_single_call(client, options):
     stream = client.stream("a", request_id="r", **options)
     assert stream.generation_id == ""
@@ -118,6 +120,23 @@ def test_result_reads_what_is_left(client):
     assert stream.result().text == TEXT
     with pytest.raises(StopIteration):
         next(stream)
+
+
+def test_acceptance_is_told_where_it_is_asked_for(client, server):
+    assert [one.acceptance for one in client.generate("a", n=2).candidates] == [None, None]
+    assert not server.last.request.spec.HasField("acceptance")
+    asked = client.generate("a", n=2, acceptance=True)
+    assert [one.acceptance for one in asked.candidates] == [1 / 8, 2 / 8]
+    *_, finished = client.stream("a", n=2, acceptance=True)
+    assert finished.acceptances == (1 / 8, 2 / 8)
+
+
+def test_a_reranked_reply_is_its_best_answer(client, server):
+    reply = client.generate("a", n=3, rerank=True)
+    assert [one.index for one in reply.candidates] == [2, 1, 0]
+    assert reply.text == reply.candidates[0].text
+    client.rate(reply, "up")
+    assert server.last.request.generation.candidate == 2
 
 
 def test_a_closed_stream_has_no_result(client, server):

@@ -47,6 +47,7 @@ def request(
     *,
     name: str = "",
     n: int = 1,
+    scored: bool = False,
     priority: int = 0,
     checkpoint: str = "base",
     queue_deadline: float | None = None,
@@ -60,6 +61,7 @@ def request(
         sampling=SamplingParams(**{"max_tokens": max_tokens, "temperature": 0.0} | sampling),
         checkpoint=checkpoint,
         n=n,
+        scored=scored,
         priority=priority,
         queue_deadline=queue_deadline,
         deadline=deadline,
@@ -192,14 +194,21 @@ class Plan:
     """After how many of its own tokens it is cancelled."""
 
 
-def play(model: LoadedModel, plans: Iterable[Plan], **options: Any) -> list[Answer]:
+def play(
+    model: LoadedModel,
+    plans: Iterable[Plan],
+    ready: Callable[[Running], None] = lambda _: None,
+    **options: Any,
+) -> list[Answer]:
     """Lets requests come and go as planned; the answers, in the order of the plans.
 
-    A request whose time has not come when the engine has nothing left to do comes at once.
+    `ready` gets the engine before the first request. A request whose time has not come when the
+    engine has nothing left to do comes at once.
     """
     plans = list(plans)
     waiting = sorted(plans, key=lambda plan: plan.arrives)
     running = Running(model, **options)
+    ready(running)
     answers = [running.answers[plan.request.generation_id] for plan in plans]
     submitted: list[Answer] = []
     publications = itertools.count(1)
@@ -264,3 +273,10 @@ class PlainModel:
         """Logits after each token of `ids`, of shape (tokens, vocabulary)."""
         logits: torch.Tensor = self.network(torch.tensor([list(ids)])).logits[0]
         return logits
+
+    @torch.inference_mode()
+    def last_state(self, ids: Iterable[int]) -> torch.Tensor:
+        """The last hidden state at the end of `ids`, of shape (hidden,)."""
+        output = self.network(torch.tensor([list(ids)]), output_hidden_states=True)
+        state: torch.Tensor = output.hidden_states[-1][0, -1]
+        return state

@@ -245,6 +245,14 @@ CASES = [
     bad("a time_limit of two minds", "spec.time_limit", time_limit=Duration(seconds=1, nanos=-1)),
     bad("a time_limit of too many nanos", "spec.time_limit", time_limit=Duration(nanos=10**9)),
     bad("a time_limit beyond all time", "spec.time_limit", time_limit=Duration(seconds=INT64_MAX)),
+    # How likely to be accepted.
+    bad("one answer to be put in order", "spec.rerank", rerank=True),
+    Case(
+        "a stream to be put in order",
+        wire(spec(rerank=True, sampling=pb.Sampling(n=2))),
+        ("spec.rerank",),
+        method=STREAM,
+    ),
     # All at once.
     bad(
         "several faults at once",

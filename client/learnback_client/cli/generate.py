@@ -19,7 +19,7 @@ from learnback_client.cli.terminal import (
     write_logprobs,
 )
 from learnback_client.client import Client
-from learnback_client.generation import Reply
+from learnback_client.generation import Candidate, Reply
 from learnback_client.options import GenerationOptions
 
 
@@ -48,6 +48,13 @@ def generate(
         int | None,
         typer.Option(help="Show each token's probability, with this many alternatives; 0 to 20."),
     ] = None,
+    acceptance: Annotated[
+        bool, typer.Option("--acceptance", help="Tell how likely a user is to accept each answer.")
+    ] = False,
+    rerank: Annotated[
+        bool,
+        typer.Option("--rerank", help="Print the answers the best first; needs -n of 2 or more."),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the whole reply as JSON, once it is complete.")
     ] = False,
@@ -55,10 +62,14 @@ def generate(
     """Ask once, and print the answer."""
     if raw and system is not None:
         fail("--system needs the chat template; it can't go with --raw", EXIT_USAGE)
+    if rerank and (n or 1) < 2:
+        fail("--rerank puts several answers in order; give -n of 2 or more", EXIT_USAGE)
     options: GenerationOptions = {
         **sampled,
         "n": n,
         "logprobs": logprobs,
+        "acceptance": acceptance or None,
+        "rerank": rerank or None,
         "checkpoint": checkpoint,
         "author": author or settings.author,
     }
@@ -75,7 +86,7 @@ def _answer(client: Client, prompt: str | None, options: GenerationOptions, as_j
         return
     if (options.get("n") or 1) > 1:
         reply = client.generate(prompt, **options)
-        _write_candidates(reply)
+        _write_candidates(reply, scored=bool(options.get("acceptance") or options.get("rerank")))
     else:
         with client.stream(prompt, **options) as stream:
             write_answer(stream.text)
@@ -83,13 +94,21 @@ def _answer(client: Client, prompt: str | None, options: GenerationOptions, as_j
     if options.get("logprobs") is not None:
         for candidate in reply.candidates:
             write_logprobs(candidate)
+    if options.get("acceptance") and len(reply.candidates) == 1:
+        print(f"--- {_told(reply.candidates[0])}")
     note(summary(reply))
 
 
-def _write_candidates(reply: Reply) -> None:
+def _write_candidates(reply: Reply, *, scored: bool) -> None:
     for candidate in reply.candidates:
-        print(f"--- {candidate.index}")
+        print(f"--- {candidate.index}" + (f", {_told(candidate)}" if scored else ""))
         print(printable(candidate.text))
+
+
+def _told(candidate: Candidate) -> str:
+    if candidate.acceptance is None:
+        return "acceptance unknown"
+    return f"acceptance {candidate.acceptance:.2f}"
 
 
 def _to_json(reply: Reply) -> str:

@@ -71,6 +71,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNIMPLEMENTED: this server does not offer the method."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 19
     """INTERNAL: a fault of the server; its log has the details under the request's id."""
+    ERROR_REASON_ACCEPTANCE_UNAVAILABLE: _ErrorReason.ValueType  # 20
+    """FAILED_PRECONDITION: the checkpoint has no acceptance head, so its answers can't be put in order
+    by it.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper): ...
 
@@ -117,4 +121,8 @@ ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 18
 """UNIMPLEMENTED: this server does not offer the method."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 19
 """INTERNAL: a fault of the server; its log has the details under the request's id."""
+ERROR_REASON_ACCEPTANCE_UNAVAILABLE: ErrorReason.ValueType  # 20
+"""FAILED_PRECONDITION: the checkpoint has no acceptance head, so its answers can't be put in order
+by it.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

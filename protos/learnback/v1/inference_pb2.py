@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clearnback/v1/inference.proto\x12\x0clearnback.v1\x1a\x1egoogle/protobuf/duration.proto\"=\n\x0fGenerateRequest\x12*\n\x04spec\x18\x01 \x01(\x0b\x32\x1c.learnback.v1.GenerationSpec\"C\n\x15GenerateStreamRequest\x12*\n\x04spec\x18\x01 \x01(\x0b\x32\x1c.learnback.v1.GenerationSpec\"\xcc\x03\n\x0eGenerationSpec\x12\"\n\x04\x63hat\x18\x01 \x01(\x0b\x32\x12.learnback.v1.ChatH\x00\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12+\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x16.learnback.v1.TokenIdsH\x00\x12(\n\x08sampling\x18\x04 \x01(\x0b\x32\x16.learnback.v1.Sampling\x12\x12\n\ncheckpoint\x18\x05 \x01(\t\x12\x0e\n\x06\x61uthor\x18\x06 \x01(\t\x12\x38\n\x06labels\x18\x07 \x03(\x0b\x32(.learnback.v1.GenerationSpec.LabelsEntry\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x15\n\x08priority\x18\t \x01(\x05H\x01\x88\x01\x01\x12\x30\n\rqueue_timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\ntime_limit\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05inputB\x0b\n\t_priority\"/\n\x04\x43hat\x12\'\n\x08messages\x18\x01 \x03(\x0b\x32\x15.learnback.v1.Message\"<\n\x07Message\x12 \n\x04role\x18\x01 \x01(\x0e\x32\x12.learnback.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xe4\x03\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x07\x88\x01\x01\x12\x17\n\nmax_tokens\x18\t \x01(\x05H\x08\x88\x01\x01\x12\x0c\n\x04stop\x18\n \x03(\t\x12\x15\n\x08logprobs\x18\x0b \x01(\x05H\t\x88\x01\x01\x12\x0e\n\x01n\x18\x0c \x01(\x05H\n\x88\x01\x01\x12\x17\n\nignore_eos\x18\r \x01(\x08H\x0b\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seedB\r\n\x0b_max_tokensB\x0b\n\t_logprobsB\x04\n\x02_nB\r\n\x0b_ignore_eos\"\xf3\x01\n\x10GenerateResponse\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12+\n\ncandidates\x18\x02 \x03(\x0b\x32\x17.learnback.v1.Candidate\x12\"\n\x05usage\x18\x03 \x01(\x0b\x32\x13.learnback.v1.Usage\x12&\n\x07timings\x18\x04 \x01(\x0b\x32\x15.learnback.v1.Timings\x12\x12\n\ncheckpoint\x18\x05 \x01(\t\x12\x19\n\x11\x63heckpoint_digest\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x0c\n\x04seed\x18\x08 \x01(\x03\"\xb2\x01\n\tCandidate\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12\x31\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x1a.learnback.v1.FinishReason\x12\x14\n\x0cmatched_stop\x18\x05 \x01(\t\x12,\n\x08logprobs\x18\x06 \x03(\x0b\x32\x1a.learnback.v1.TokenLogprob\"g\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\x12%\n\x03top\x18\x04 \x03(\x0b\x32\x18.learnback.v1.TopLogprob\">\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05\x12\x15\n\rcached_tokens\x18\x03 \x01(\x05\"\xa7\x01\n\x07Timings\x12\x31\n\x0equeue_duration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x13time_to_first_token\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0etotal_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xbb\x01\n\x16GenerateStreamResponse\x12\x32\n\x07started\x18\x01 \x01(\x0b\x32\x1f.learnback.v1.GenerationStartedH\x00\x12.\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x1d.learnback.v1.GenerationDeltaH\x00\x12\x34\n\x08\x66inished\x18\x03 \x01(\x0b\x32 .learnback.v1.GenerationFinishedH\x00\x42\x07\n\x05\x65vent\"\x92\x01\n\x11GenerationStarted\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\x19\n\x11\x63heckpoint_digest\x18\x03 \x01(\t\x12\x15\n\rprompt_tokens\x18\x04 \x01(\x05\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x0c\n\x04seed\x18\x06 \x01(\x03\"o\n\x0fGenerationDelta\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.learnback.v1.TokenLogprob\"\x90\x01\n\x12GenerationFinished\x12.\n\ncandidates\x18\x01 \x03(\x0b\x32\x1a.learnback.v1.CandidateEnd\x12\"\n\x05usage\x18\x02 \x01(\x0b\x32\x13.learnback.v1.Usage\x12&\n\x07timings\x18\x03 \x01(\x0b\x32\x15.learnback.v1.Timings\"f\n\x0c\x43\x61ndidateEnd\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x31\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x1a.learnback.v1.FinishReason\x12\x14\n\x0cmatched_stop\x18\x03 \x01(\t*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*\xcc\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x12\x1a\n\x16\x46INISH_REASON_DEADLINE\x10\x04\x12\x19\n\x15\x46INISH_REASON_ABORTED\x10\x05\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x06\x32\xbc\x01\n\x10InferenceService\x12I\n\x08Generate\x12\x1d.learnback.v1.GenerateRequest\x1a\x1e.learnback.v1.GenerateResponse\x12]\n\x0eGenerateStream\x12#.learnback.v1.GenerateStreamRequest\x1a$.learnback.v1.GenerateStreamResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clearnback/v1/inference.proto\x12\x0clearnback.v1\x1a\x1egoogle/protobuf/duration.proto\"=\n\x0fGenerateRequest\x12*\n\x04spec\x18\x01 \x01(\x0b\x32\x1c.learnback.v1.GenerationSpec\"C\n\x15GenerateStreamRequest\x12*\n\x04spec\x18\x01 \x01(\x0b\x32\x1c.learnback.v1.GenerationSpec\"\x94\x04\n\x0eGenerationSpec\x12\"\n\x04\x63hat\x18\x01 \x01(\x0b\x32\x12.learnback.v1.ChatH\x00\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12+\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x16.learnback.v1.TokenIdsH\x00\x12(\n\x08sampling\x18\x04 \x01(\x0b\x32\x16.learnback.v1.Sampling\x12\x12\n\ncheckpoint\x18\x05 \x01(\t\x12\x0e\n\x06\x61uthor\x18\x06 \x01(\t\x12\x38\n\x06labels\x18\x07 \x03(\x0b\x32(.learnback.v1.GenerationSpec.LabelsEntry\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x15\n\x08priority\x18\t \x01(\x05H\x01\x88\x01\x01\x12\x30\n\rqueue_timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\ntime_limit\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\nacceptance\x18\x0c \x01(\x08H\x02\x88\x01\x01\x12\x13\n\x06rerank\x18\r \x01(\x08H\x03\x88\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05inputB\x0b\n\t_priorityB\r\n\x0b_acceptanceB\t\n\x07_rerank\"/\n\x04\x43hat\x12\'\n\x08messages\x18\x01 \x03(\x0b\x32\x15.learnback.v1.Message\"<\n\x07Message\x12 \n\x04role\x18\x01 \x01(\x0e\x32\x12.learnback.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xe4\x03\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x07\x88\x01\x01\x12\x17\n\nmax_tokens\x18\t \x01(\x05H\x08\x88\x01\x01\x12\x0c\n\x04stop\x18\n \x03(\t\x12\x15\n\x08logprobs\x18\x0b \x01(\x05H\t\x88\x01\x01\x12\x0e\n\x01n\x18\x0c \x01(\x05H\n\x88\x01\x01\x12\x17\n\nignore_eos\x18\r \x01(\x08H\x0b\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seedB\r\n\x0b_max_tokensB\x0b\n\t_logprobsB\x04\n\x02_nB\r\n\x0b_ignore_eos\"\xf3\x01\n\x10GenerateResponse\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12+\n\ncandidates\x18\x02 \x03(\x0b\x32\x17.learnback.v1.Candidate\x12\"\n\x05usage\x18\x03 \x01(\x0b\x32\x13.learnback.v1.Usage\x12&\n\x07timings\x18\x04 \x01(\x0b\x32\x15.learnback.v1.Timings\x12\x12\n\ncheckpoint\x18\x05 \x01(\t\x12\x19\n\x11\x63heckpoint_digest\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x0c\n\x04seed\x18\x08 \x01(\x03\"\xda\x01\n\tCandidate\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12\x31\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x1a.learnback.v1.FinishReason\x12\x14\n\x0cmatched_stop\x18\x05 \x01(\t\x12,\n\x08logprobs\x18\x06 \x03(\x0b\x32\x1a.learnback.v1.TokenLogprob\x12\x17\n\nacceptance\x18\x07 \x01(\x01H\x00\x88\x01\x01\x42\r\n\x0b_acceptance\"g\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\x12%\n\x03top\x18\x04 \x03(\x0b\x32\x18.learnback.v1.TopLogprob\">\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05\x12\x15\n\rcached_tokens\x18\x03 \x01(\x05\"\xa7\x01\n\x07Timings\x12\x31\n\x0equeue_duration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x13time_to_first_token\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0etotal_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xbb\x01\n\x16GenerateStreamResponse\x12\x32\n\x07started\x18\x01 \x01(\x0b\x32\x1f.learnback.v1.GenerationStartedH\x00\x12.\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x1d.learnback.v1.GenerationDeltaH\x00\x12\x34\n\x08\x66inished\x18\x03 \x01(\x0b\x32 .learnback.v1.GenerationFinishedH\x00\x42\x07\n\x05\x65vent\"\x92\x01\n\x11GenerationStarted\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\x19\n\x11\x63heckpoint_digest\x18\x03 \x01(\t\x12\x15\n\rprompt_tokens\x18\x04 \x01(\x05\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x0c\n\x04seed\x18\x06 \x01(\x03\"o\n\x0fGenerationDelta\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.learnback.v1.TokenLogprob\"\x90\x01\n\x12GenerationFinished\x12.\n\ncandidates\x18\x01 \x03(\x0b\x32\x1a.learnback.v1.CandidateEnd\x12\"\n\x05usage\x18\x02 \x01(\x0b\x32\x13.learnback.v1.Usage\x12&\n\x07timings\x18\x03 \x01(\x0b\x32\x15.learnback.v1.Timings\"\x8e\x01\n\x0c\x43\x61ndidateEnd\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x31\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x1a.learnback.v1.FinishReason\x12\x14\n\x0cmatched_stop\x18\x03 \x01(\t\x12\x17\n\nacceptance\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\r\n\x0b_acceptance*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*\xcc\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x12\x1a\n\x16\x46INISH_REASON_DEADLINE\x10\x04\x12\x19\n\x15\x46INISH_REASON_ABORTED\x10\x05\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x06\x32\xbc\x01\n\x10InferenceService\x12I\n\x08Generate\x12\x1d.learnback.v1.GenerateRequest\x1a\x1e.learnback.v1.GenerateResponse\x12]\n\x0eGenerateStream\x12#.learnback.v1.GenerateStreamRequest\x1a$.learnback.v1.GenerateStreamResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,48 +34,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GENERATIONSPEC_LABELSENTRY']._loaded_options = None
   _globals['_GENERATIONSPEC_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_ROLE']._serialized_start=2847
-  _globals['_ROLE']._serialized_end=2927
-  _globals['_FINISHREASON']._serialized_start=2930
-  _globals['_FINISHREASON']._serialized_end=3134
+  _globals['_ROLE']._serialized_start=3000
+  _globals['_ROLE']._serialized_end=3080
+  _globals['_FINISHREASON']._serialized_start=3083
+  _globals['_FINISHREASON']._serialized_end=3287
   _globals['_GENERATEREQUEST']._serialized_start=78
   _globals['_GENERATEREQUEST']._serialized_end=139
   _globals['_GENERATESTREAMREQUEST']._serialized_start=141
   _globals['_GENERATESTREAMREQUEST']._serialized_end=208
   _globals['_GENERATIONSPEC']._serialized_start=211
-  _globals['_GENERATIONSPEC']._serialized_end=671
-  _globals['_GENERATIONSPEC_LABELSENTRY']._serialized_start=604
-  _globals['_GENERATIONSPEC_LABELSENTRY']._serialized_end=649
-  _globals['_CHAT']._serialized_start=673
-  _globals['_CHAT']._serialized_end=720
-  _globals['_MESSAGE']._serialized_start=722
-  _globals['_MESSAGE']._serialized_end=782
-  _globals['_TOKENIDS']._serialized_start=784
-  _globals['_TOKENIDS']._serialized_end=807
-  _globals['_SAMPLING']._serialized_start=810
-  _globals['_SAMPLING']._serialized_end=1294
-  _globals['_GENERATERESPONSE']._serialized_start=1297
-  _globals['_GENERATERESPONSE']._serialized_end=1540
-  _globals['_CANDIDATE']._serialized_start=1543
-  _globals['_CANDIDATE']._serialized_end=1721
-  _globals['_TOKENLOGPROB']._serialized_start=1723
-  _globals['_TOKENLOGPROB']._serialized_end=1826
-  _globals['_TOPLOGPROB']._serialized_start=1828
-  _globals['_TOPLOGPROB']._serialized_end=1890
-  _globals['_USAGE']._serialized_start=1892
-  _globals['_USAGE']._serialized_end=1972
-  _globals['_TIMINGS']._serialized_start=1975
-  _globals['_TIMINGS']._serialized_end=2142
-  _globals['_GENERATESTREAMRESPONSE']._serialized_start=2145
-  _globals['_GENERATESTREAMRESPONSE']._serialized_end=2332
-  _globals['_GENERATIONSTARTED']._serialized_start=2335
-  _globals['_GENERATIONSTARTED']._serialized_end=2481
-  _globals['_GENERATIONDELTA']._serialized_start=2483
-  _globals['_GENERATIONDELTA']._serialized_end=2594
-  _globals['_GENERATIONFINISHED']._serialized_start=2597
-  _globals['_GENERATIONFINISHED']._serialized_end=2741
-  _globals['_CANDIDATEEND']._serialized_start=2743
-  _globals['_CANDIDATEEND']._serialized_end=2845
-  _globals['_INFERENCESERVICE']._serialized_start=3137
-  _globals['_INFERENCESERVICE']._serialized_end=3325
+  _globals['_GENERATIONSPEC']._serialized_end=743
+  _globals['_GENERATIONSPEC_LABELSENTRY']._serialized_start=650
+  _globals['_GENERATIONSPEC_LABELSENTRY']._serialized_end=695
+  _globals['_CHAT']._serialized_start=745
+  _globals['_CHAT']._serialized_end=792
+  _globals['_MESSAGE']._serialized_start=794
+  _globals['_MESSAGE']._serialized_end=854
+  _globals['_TOKENIDS']._serialized_start=856
+  _globals['_TOKENIDS']._serialized_end=879
+  _globals['_SAMPLING']._serialized_start=882
+  _globals['_SAMPLING']._serialized_end=1366
+  _globals['_GENERATERESPONSE']._serialized_start=1369
+  _globals['_GENERATERESPONSE']._serialized_end=1612
+  _globals['_CANDIDATE']._serialized_start=1615
+  _globals['_CANDIDATE']._serialized_end=1833
+  _globals['_TOKENLOGPROB']._serialized_start=1835
+  _globals['_TOKENLOGPROB']._serialized_end=1938
+  _globals['_TOPLOGPROB']._serialized_start=1940
+  _globals['_TOPLOGPROB']._serialized_end=2002
+  _globals['_USAGE']._serialized_start=2004
+  _globals['_USAGE']._serialized_end=2084
+  _globals['_TIMINGS']._serialized_start=2087
+  _globals['_TIMINGS']._serialized_end=2254
+  _globals['_GENERATESTREAMRESPONSE']._serialized_start=2257
+  _globals['_GENERATESTREAMRESPONSE']._serialized_end=2444
+  _globals['_GENERATIONSTARTED']._serialized_start=2447
+  _globals['_GENERATIONSTARTED']._serialized_end=2593
+  _globals['_GENERATIONDELTA']._serialized_start=2595
+  _globals['_GENERATIONDELTA']._serialized_end=2706
+  _globals['_GENERATIONFINISHED']._serialized_start=2709
+  _globals['_GENERATIONFINISHED']._serialized_end=2853
+  _globals['_CANDIDATEEND']._serialized_start=2856
+  _globals['_CANDIDATEEND']._serialized_end=2998
+  _globals['_INFERENCESERVICE']._serialized_start=3290
+  _globals['_INFERENCESERVICE']._serialized_end=3478
 # @@protoc_insertion_point(module_scope)

@@ -162,6 +162,8 @@ class GenerationSpec(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     QUEUE_TIMEOUT_FIELD_NUMBER: _builtins.int
     TIME_LIMIT_FIELD_NUMBER: _builtins.int
+    ACCEPTANCE_FIELD_NUMBER: _builtins.int
+    RERANK_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """Text that the model continues as it stands, with no template around it. Not empty."""
     checkpoint: _builtins.str
@@ -176,6 +178,17 @@ class GenerationSpec(_message.Message):
     """
     priority: _builtins.int
     """Place in the queue: higher goes first; equals go in order of arrival. -10 to 10. Default 0."""
+    acceptance: _builtins.bool
+    """Tells with each answer how likely a user is to accept it (Candidate.acceptance), by the
+    checkpoint's acceptance head. A checkpoint without one answers all the same, and tells nothing.
+    Default false.
+    """
+    rerank: _builtins.bool
+    """Puts the candidates of Generate in order of their acceptance, the likeliest to be accepted
+    first. Needs Sampling.n of 2 or more, and a checkpoint with an acceptance head, else the call
+    fails with FAILED_PRECONDITION (ACCEPTANCE_UNAVAILABLE). Refused in a stream, whose candidates
+    come side by side. Default false.
+    """
     @_builtins.property
     def chat(self) -> Global___Chat:
         """A conversation, rendered by the model's own chat template."""
@@ -221,17 +234,27 @@ class GenerationSpec(_message.Message):
         priority: _builtins.int | None = ...,
         queue_timeout: _duration_pb2.Duration | None = ...,
         time_limit: _duration_pb2.Duration | None = ...,
+        acceptance: _builtins.bool | None = ...,
+        rerank: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "chat", b"chat", "input", b"input", "priority", b"priority", "prompt", b"prompt", "queue_timeout", b"queue_timeout", "sampling", b"sampling", "time_limit", b"time_limit", "token_ids", b"token_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_acceptance", b"_acceptance", "_priority", b"_priority", "_rerank", b"_rerank", "acceptance", b"acceptance", "chat", b"chat", "input", b"input", "priority", b"priority", "prompt", b"prompt", "queue_timeout", b"queue_timeout", "rerank", b"rerank", "sampling", b"sampling", "time_limit", b"time_limit", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "author", b"author", "chat", b"chat", "checkpoint", b"checkpoint", "input", b"input", "labels", b"labels", "priority", b"priority", "prompt", b"prompt", "queue_timeout", b"queue_timeout", "request_id", b"request_id", "sampling", b"sampling", "time_limit", b"time_limit", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_acceptance", b"_acceptance", "_priority", b"_priority", "_rerank", b"_rerank", "acceptance", b"acceptance", "author", b"author", "chat", b"chat", "checkpoint", b"checkpoint", "input", b"input", "labels", b"labels", "priority", b"priority", "prompt", b"prompt", "queue_timeout", b"queue_timeout", "request_id", b"request_id", "rerank", b"rerank", "sampling", b"sampling", "time_limit", b"time_limit", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__acceptance: _TypeAlias = _typing.Literal["acceptance"]  # noqa: Y015
+    _WhichOneofArgType__acceptance: _TypeAlias = _typing.Literal["_acceptance", b"_acceptance"]  # noqa: Y015
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    _WhichOneofReturnType__rerank: _TypeAlias = _typing.Literal["rerank"]  # noqa: Y015
+    _WhichOneofArgType__rerank: _TypeAlias = _typing.Literal["_rerank", b"_rerank"]  # noqa: Y015
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["chat", "prompt", "token_ids"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__acceptance) -> _WhichOneofReturnType__acceptance | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rerank) -> _WhichOneofReturnType__rerank | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
@@ -466,7 +489,7 @@ class GenerateResponse(_message.Message):
     """The seed that was used; sent back, it makes the same answer again."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
-        """The answers, by index. As many as Sampling.n."""
+        """The answers, by index; the best first if GenerationSpec.rerank is set. As many as Sampling.n."""
 
     @_builtins.property
     def usage(self) -> Global___Usage:
@@ -508,6 +531,7 @@ class Candidate(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     MATCHED_STOP_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    ACCEPTANCE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Place among the candidates, from 0."""
     text: _builtins.str
@@ -516,6 +540,13 @@ class Candidate(_message.Message):
     """Why the answer ended."""
     matched_stop: _builtins.str
     """The stop string that ended it; empty if another reason did."""
+    acceptance: _builtins.float
+    """How likely a user is to accept this answer, 0 to 1: among answers of this value this share was
+    accepted, where as many were accepted as were criticised. Calibrated on prompts that the head
+    had not seen; its figures stand in the checkpoint's verdict (acceptance_auc, acceptance_ece).
+    Unset if it was not asked for, if the checkpoint has no acceptance head, and where the answer
+    was cut off by anything but max_tokens.
+    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The tokens that were generated, the end-of-sequence token or the tokens of a matched stop
@@ -535,12 +566,15 @@ class Candidate(_message.Message):
         finish_reason: Global___FinishReason.ValueType = ...,
         matched_stop: _builtins.str = ...,
         logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
+        acceptance: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_acceptance", b"_acceptance", "acceptance", b"acceptance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "matched_stop", b"matched_stop", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_acceptance", b"_acceptance", "acceptance", b"acceptance", "finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "matched_stop", b"matched_stop", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__acceptance: _TypeAlias = _typing.Literal["acceptance"]  # noqa: Y015
+    _WhichOneofArgType__acceptance: _TypeAlias = _typing.Literal["_acceptance", b"_acceptance"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__acceptance) -> _WhichOneofReturnType__acceptance | None: ...
 
 Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
 
@@ -831,23 +865,29 @@ class CandidateEnd(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     MATCHED_STOP_FIELD_NUMBER: _builtins.int
+    ACCEPTANCE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Place among the candidates, from 0."""
     finish_reason: Global___FinishReason.ValueType
     """Why the answer ended."""
     matched_stop: _builtins.str
     """The stop string that ended it; empty if another reason did."""
+    acceptance: _builtins.float
+    """As Candidate.acceptance."""
     def __init__(
         self,
         *,
         index: _builtins.int = ...,
         finish_reason: Global___FinishReason.ValueType = ...,
         matched_stop: _builtins.str = ...,
+        acceptance: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_acceptance", b"_acceptance", "acceptance", b"acceptance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "index", b"index", "matched_stop", b"matched_stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_acceptance", b"_acceptance", "acceptance", b"acceptance", "finish_reason", b"finish_reason", "index", b"index", "matched_stop", b"matched_stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__acceptance: _TypeAlias = _typing.Literal["acceptance"]  # noqa: Y015
+    _WhichOneofArgType__acceptance: _TypeAlias = _typing.Literal["_acceptance", b"_acceptance"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__acceptance) -> _WhichOneofReturnType__acceptance | None: ...
 
 Global___CandidateEnd: _TypeAlias = CandidateEnd  # noqa: Y015

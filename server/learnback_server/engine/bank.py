@@ -137,14 +137,22 @@ class BankRunner:
 
     def run(self, rows: list[StepRow]) -> torch.Tensor:
         """See `ModelRunner.run`; rows of one adapter are best next to one another."""
+        return self._routed(rows).run(rows)
+
+    def states(self, rows: list[StepRow]) -> torch.Tensor:
+        """See `ModelRunner.states`; rows of one adapter are best next to one another."""
+        return self._routed(rows).states(rows)
+
+    def _routed(self, rows: list[StepRow]) -> ModelRunner:
+        """What computes these rows next."""
         members = [self._member_of(row) for row in rows]
         first = members[0]
         if first is not None and all(one is first for one in members):
-            return first.alone.run(rows)
+            return first.alone
         adapters = [None if one is None else one.adapter for one in members]
         counts = [row.count for row in rows]
         self._route.spans = _spans(adapters, counts, self._runner.smallest_step)
-        return self._runner.run(rows)
+        return self._runner
 
     def admit(self, adapter: Adapter, traces: StepTraces) -> Member:
         """Makes an adapter ready, beside the running steps, on any thread.

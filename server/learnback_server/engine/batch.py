@@ -30,6 +30,11 @@ class StepRow:
         """Whether the logits after its last token are wanted: nothing is pending behind it."""
         return self.count == self.sequence.pending
 
+    @property
+    def scores(self) -> bool:
+        """Whether it completes an answer that has all its tokens and waits for its score."""
+        return self.completes and self.sequence.complete is not None
+
 
 class StepBatch:
     """Index arrays of one step over T tokens and R rows.

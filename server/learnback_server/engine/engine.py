@@ -7,14 +7,17 @@ step. A request that makes a step fail ends with an error of its own; the others
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Collection
 
 from transformers import PreTrainedModel
 
+from learnback_server.engine.acceptance import AcceptanceHead
 from learnback_server.engine.adapter import Adapter, UnusualAdapterError
 from learnback_server.engine.attention import IMPLEMENTATION, KeyValueCache
 from learnback_server.engine.bank import BankRunner
@@ -142,18 +145,31 @@ class Engine:
         runner.warm_up(self._traces)
         return runner
 
-    def serve(self, checkpoint: str, runner: ModelRunner) -> None:
-        """Lets a prepared checkpoint answer, beside the others, from the next step on."""
-        self._slots.add(checkpoint, Lane(checkpoint, runner))
+    def serve(
+        self, checkpoint: str, runner: ModelRunner, head: AcceptanceHead | None = None
+    ) -> None:
+        """Lets a prepared checkpoint answer, beside the others, from the next step on.
 
-    def adapt(self, checkpoint: str, adapter: Adapter) -> None:
+        Args:
+            checkpoint: Its name.
+            runner: From `prepare`.
+            head: Scores its answers where that is asked for.
+        """
+        self._slots.add(checkpoint, Lane(checkpoint, runner, head=head))
+
+    def adapt(self, checkpoint: str, adapter: Adapter, head: AcceptanceHead | None = None) -> None:
         """Lets an adapter answer, unmerged, beside the others, from the next step on.
+
+        Args:
+            checkpoint: Its name.
+            adapter: As it was read.
+            head: Scores its answers where that is asked for.
 
         Raises:
             UnusualAdapterError: The network can't be computed with it.
         """
         member = self._bank.admit(adapter.beside(self._model.network), self._traces)
-        self._slots.add(checkpoint, Lane(checkpoint, self._bank, member))
+        self._slots.add(checkpoint, Lane(checkpoint, self._bank, member, head))
 
     def expect_adapters(self) -> None:
         """Records now what any adapter needs, so that the first one comes no slower than others."""
@@ -162,12 +178,14 @@ class Engine:
         except UnusualAdapterError as error:
             logger.info("adapters of this model can be served merged only: %s", error)
 
-    def replace(self, checkpoint: str, runner: ModelRunner) -> None:
+    def replace(
+        self, checkpoint: str, runner: ModelRunner, head: AcceptanceHead | None = None
+    ) -> None:
         """Answers new requests of an adapter's checkpoint by its merged network.
 
         Those that have begun end as they began. Nothing happens if the checkpoint was retired.
         """
-        self._slots.replace(checkpoint, Lane(checkpoint + MERGED, runner))
+        self._slots.replace(checkpoint, Lane(checkpoint + MERGED, runner, head=head))
 
     @property
     def traces(self) -> StepTraces:
@@ -233,11 +251,14 @@ class Engine:
         """Computes one pass and gives each completing sequence its token."""
         self._steps += 1
         self._announce(rows)
-        for runner, own in self._passes(rows):
+        scoring = [row for row in rows if row.scores]
+        for runner, own in self._passes([row for row in rows if not row.scores]):
             chosen = self._compute(own, runner)
             for sequence, choice in chosen:
                 self._extend(sequence, choice)
             self._time_tokens(chosen)
+        for runner, own in self._passes([row for row in scoring if not row.sequence.ended]):
+            self._score(own, runner)
 
     def _passes(self, rows: list[StepRow]) -> list[tuple[Runner, list[StepRow]]]:
         """The rows of each forward pass; those of one lane lie next to one another."""
@@ -274,6 +295,41 @@ class Engine:
             self._scheduler.advance(row)
         return list(zip(completing, choices, strict=True))
 
+    def _score(self, rows: list[StepRow], runner: Runner) -> None:
+        """Computes the last tokens of complete answers, which no other token needed, and ends them.
+
+        An answer never fails for want of its score: what can't be computed ends without.
+        """
+        try:
+            states = runner.states(rows)
+        except Exception:
+            if len(rows) > 1:
+                logger.warning("scoring %d answers failed; trying each alone", len(rows))
+                for row in rows:
+                    self._score([row], runner)
+            else:
+                logger.exception("an answer can't be scored")
+                self._end_unscored(rows[0].sequence)
+            return
+        for row, state in zip(rows, states, strict=True):
+            sequence = row.sequence
+            head, end = self._slots.lane(sequence.lane).head, sequence.complete
+            if head is None or end is None:  # neither row would be here
+                continue
+            score = head.score(state)
+            if math.isfinite(score):
+                self._scheduler.advance(row)
+                self._end(sequence, dataclasses.replace(end, acceptance=score))
+            else:
+                logger.error("an answer can't be scored: its last state is not finite")
+                self._end_unscored(sequence)
+
+    def _end_unscored(self, sequence: Sequence) -> None:
+        """Ends a complete answer whose last token can't be computed; clears as `_fail` does."""
+        if sequence.complete is not None:
+            self._cache.clear(self._pages.discard(sequence.pages))
+            self._end(sequence, sequence.complete)
+
     def _extend(self, sequence: Sequence, choice: Choice) -> None:
         """Appends a token to a candidate, tells it, and ends the candidate if it is complete."""
         if sequence.ended:  # with another candidate of its generation that failed in this step
@@ -292,7 +348,15 @@ class Engine:
         generation_id = sequence.generation.request.generation_id
         self._events.append(Delta(generation_id, sequence.index, text, (choice.token,), logprobs))
         if reason is not None:
-            self._end(sequence, reason, match.stop)
+            self._complete(sequence, CandidateEnd(sequence.index, reason, match.stop))
+
+    def _complete(self, sequence: Sequence, end: CandidateEnd) -> None:
+        """Ends a candidate, in the next step if its last token has to be computed for a score."""
+        request = sequence.generation.request
+        if request.scored and self._slots.lane(sequence.lane).head is not None:
+            sequence.complete = end
+        else:
+            self._end(sequence, end)
 
     def _time_tokens(self, chosen: list[tuple[Sequence, Choice]]) -> None:
         """Tells how long after their tokens before the answers went on: mostly one time for all."""
@@ -403,20 +467,22 @@ class Engine:
         self._end_generation(generation, FinishReason.ERROR)
 
     def _end_generation(self, generation: Generation, reason: FinishReason) -> None:
-        """Ends every candidate that has not ended yet."""
+        """Ends every candidate that has not ended yet; a complete one as it is, without a score."""
         for sequence in generation.sequences:
-            if not sequence.ended:
+            if sequence.complete is not None and not sequence.ended:
+                self._end(sequence, sequence.complete)
+            elif not sequence.ended:
                 held = sequence.flush()
                 if held:
                     self._events.append(
                         Delta(generation.request.generation_id, sequence.index, held, ())
                     )
-                self._end(sequence, reason)
+                self._end(sequence, CandidateEnd(sequence.index, reason))
 
-    def _end(self, sequence: Sequence, reason: FinishReason, stop: str = "") -> None:
+    def _end(self, sequence: Sequence, end: CandidateEnd) -> None:
         """Ends one candidate and frees its pages; the last one ends the generation."""
         generation = sequence.generation
-        generation.ends[sequence.index] = CandidateEnd(sequence.index, reason, stop)
+        generation.ends[sequence.index] = end
         self._scheduler.release(sequence)
         if generation.over:
             self._close(generation)

@@ -58,6 +58,9 @@ class GenerationRequest:
     checkpoint: str
     """Name of the checkpoint (never an alias) that the whole generation is pinned to."""
     n: int = 1
+    scored: bool = False
+    """Whether each answer that comes to its end is told how likely a user is to accept it, if the
+    checkpoint has a head for that."""
     priority: int = 0
     """Higher goes first."""
     arrived: float = 0.0
@@ -114,6 +117,8 @@ class CandidateEnd:
     index: int
     reason: FinishReason
     matched_stop: str = ""
+    acceptance: float | None = None
+    """How likely a user is to accept it, 0 to 1; None if that was not asked for or is not known."""
 
 
 @dataclass(frozen=True, slots=True)

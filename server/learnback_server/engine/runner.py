@@ -96,6 +96,24 @@ class ModelRunner:
             return self._decoder.decode(batch)[: batch.completing]
         return self.compute(batch)[: batch.completing]
 
+    @torch.inference_mode()
+    def states(self, rows: list[StepRow]) -> torch.Tensor:
+        """Computes the rows the plain way, without logits.
+
+        Returns:
+            The last hidden states of the completing rows, behind the final norm, of shape
+            (completing rows, hidden).
+        """
+        batch = StepBatch(rows, self._cache.page_tokens, pad_to=self._smallest_step)
+        output = self._model.base_model(
+            input_ids=torch.from_numpy(batch.ids).to(self._device).unsqueeze(0),
+            position_ids=torch.from_numpy(batch.positions).to(self._device).unsqueeze(0),
+            use_cache=False,
+            paged=self._paged(self._attention.prepare(batch, self._device)),
+        )
+        states: torch.Tensor = output.last_hidden_state[0]
+        return states[torch.from_numpy(batch.last[: batch.completing]).to(self._device)]
+
     def compute(self, batch: StepBatch) -> torch.Tensor:
         """Logits of the tokens `batch.last`, computed the plain way."""
         return self._run(batch, self._attention.prepare(batch, self._device))
@@ -120,11 +138,14 @@ class ModelRunner:
             input_ids=ids.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
             use_cache=False,
-            paged=PagedForward(self._attention, self._cache, step),
+            paged=self._paged(step),
             **keep,
         )
         logits: torch.Tensor = output.logits[0]
         return logits
+
+    def _paged(self, step: PreparedStep) -> PagedForward:
+        return PagedForward(self._attention, self._cache, step)
 
 
 def _attention_for(device: torch.device) -> PagedAttention:

@@ -60,6 +60,8 @@ class Sequence:
         """How many of `tokens` have their keys and values in `pages`."""
         self.pages: list[int] = []
         self.registered_pages = 0
+        self.complete: CandidateEnd | None = None
+        """How it will have ended, once its last token has been computed for its score."""
         self.extended: float | None = None
         """When it got its last token; None before the first."""
         self.prefix_parent: str | int = generation.lane

@@ -19,6 +19,7 @@ from typing import Protocol
 
 import torch
 
+from learnback_server.engine.acceptance import AcceptanceHead
 from learnback_server.engine.bank import Member
 from learnback_server.engine.batch import StepRow
 from learnback_server.engine.messages import CheckpointGoneError
@@ -31,6 +32,10 @@ class Runner(Protocol):
         """Logits of the completing rows, of shape (completing rows, vocabulary)."""
         ...
 
+    def states(self, rows: list[StepRow]) -> torch.Tensor:
+        """Last hidden states of the completing rows, of shape (completing rows, hidden)."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Lane:
@@ -41,6 +46,8 @@ class Lane:
     runner: Runner
     member: Member | None = None
     """What the runner is to compute by, if it is the bank's."""
+    head: AcceptanceHead | None = None
+    """Scores the answers; None if the checkpoint has none."""
 
 
 @dataclass(slots=True)
