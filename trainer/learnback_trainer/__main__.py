@@ -158,6 +158,7 @@ def _watched(pulse: Pulse, redis: Client, listen: str) -> Iterator[None]:
 
 
 def _curriculum(config: TrainerConfig) -> Curriculum:
+    from learnback_trainer.acceptance import Terms
     from learnback_trainer.anchors import Amounts
     from learnback_trainer.gate import Budget
     from learnback_trainer.school import Curriculum
@@ -180,11 +181,17 @@ def _curriculum(config: TrainerConfig) -> Curriculum:
             changed=config.most_changed,
             revision=config.least_revision,
             accuracy_lost=config.most_accuracy_lost,
+            acceptance_lost=config.most_acceptance_lost,
         ),
         Amounts(),
         config.answer_tokens,
         config.seed,
         frozenset(filter(None, config.scripts.split(","))),
+        Terms(
+            on=config.acceptance,
+            examples=config.acceptance_examples,
+            auc=config.least_acceptance_auc,
+        ),
     )
 
 

@@ -198,6 +198,29 @@ class TrainerConfig(BaseSettings):
         0.8, ge=0, le=1, description="Gate: share of revisions that must stay as they were."
     )
 
+    acceptance: bool = Field(
+        True,
+        description="Whether a checkpoint gets an acceptance head: what tells how likely a user is "
+        "to accept an answer, learned from what was accepted and criticised.",
+    )
+    acceptance_examples: int = Field(
+        8, ge=2, description="Acceptance head: least accepted, and least criticised, answers."
+    )
+    least_acceptance_auc: float = Field(
+        0.7,
+        ge=0,
+        le=1,
+        description="Acceptance head: share of pairs of an accepted and a criticised answer that "
+        "it must tell apart, on prompts that it was not fitted to; else the checkpoint has none.",
+    )
+    most_acceptance_lost: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Gate: how much less likely to be accepted other answers may become, by the "
+        "live checkpoint's acceptance head.",
+    )
+
     most_drift: float = Field(
         0.5,
         ge=0,

@@ -11,6 +11,8 @@
     anchors      questions nobody complained of, never rehearsed: nats a token from the live model
                  and the share of greedy answers that changed
     revision     dialogues never rehearsed: the share in which the revision stayed what it was
+    acceptance   where the live checkpoint has an acceptance head: how likely users are to accept
+                 what is answered to anchors and held-out questions, in the eyes of that head
 
 A candidate passes if every figure that could be measured is within its budget. Adoption is also
 asked item by item: in a round that passes, what was not adopted is told as not learned.
@@ -19,6 +21,10 @@ Truth is measured only where the operator has said what is true: elsewhere a cri
 a wrong fact in words the model obeys is adopted like any other. The share of alike questions and
 their sameness need traffic (or the embedded model's prompts) like the criticised ones; without it
 they are not judged.
+
+The live head was fitted before this round's feedback was given, so that it speaks against every
+change of mind. At a held-out question the answer is therefore compared with the worse of what live
+says and what the teacher would make of it: one that is like either has lost nothing.
 """
 
 from __future__ import annotations
@@ -30,11 +36,13 @@ from statistics import mean
 
 from learnback_store.manifest import GateVerdict
 from learnback_store.records import Objective
+from learnback_trainer.acceptance import Head
 from learnback_trainer.anchors import Alike, Anchor, Anchors, Question
 from learnback_trainer.lessons import Exercise, practice
 from learnback_trainer.objectives import distillation
 from learnback_trainer.proofs import Proof, adopted, prove
 from learnback_trainer.pupil import Pupil
+from learnback_trainer.reader import Ids
 
 # Distinct answers before, under which sameness is not judged: "positive" and "negative" are two.
 _LEAST_DISTINCT = 3
@@ -64,6 +72,8 @@ class Budget:
     """At most so many greedy answers to uncriticised questions."""
     revision: float = 0.8
     """At least so many revisions as they were."""
+    acceptance_lost: float = 0.1
+    """At most so much less likely to be accepted, in the mean, by the live head."""
 
     @property
     def costs(self) -> dict[str, float]:
@@ -78,10 +88,10 @@ class Judgement:
     verdict: GateVerdict
     proofs: Mapping[str, Proof]
 
-    def with_figure(self, name: str, value: float) -> Judgement:
-        """Returns the same judgement with one more figure, which decides nothing."""
-        figures = {**self.verdict.figures, name: value}
-        return replace(self, verdict=replace(self.verdict, figures=figures))
+    def with_figures(self, figures: Mapping[str, float]) -> Judgement:
+        """Returns the same judgement with more figures, which decide nothing."""
+        all_figures = {**self.verdict.figures, **figures}
+        return replace(self, verdict=replace(self.verdict, figures=all_figures))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +102,8 @@ class Held:
     """Lessons that the live model has just learned."""
     canaries: Sequence[Question] = ()
     """Questions of the operator's with a known answer."""
+    head: Head | None = None
+    """The live checkpoint's acceptance head."""
 
 
 def judge(
@@ -117,10 +129,14 @@ def judge(
     asked = [proofs[one.feedback_id] for one in telling or exercises]
     figures = {"adoption": mean(proof.adopted for proof in asked)}
     figures |= _held_figures(pupil, held, max_tokens)
-    figures |= _held_out_figures(pupil, anchors.alike, max_tokens)
-    figures |= _anchor_figures(pupil, anchors.questions, max_tokens)
+    said = _ask(pupil, anchors, max_tokens)
+    figures |= _held_out_figures(pupil, anchors.alike, said)
+    figures |= _anchor_figures(pupil, anchors.questions, said.anchors)
     if anchors.dialogues:
-        figures["revision"] = 1.0 - _changed(pupil, anchors.dialogues, max_tokens)
+        revisions = pupil.answer([one.prompt for one in anchors.dialogues], max_tokens)
+        figures["revision"] = 1.0 - _changed(anchors.dialogues, revisions)
+    if held.head is not None:
+        figures |= _acceptance_figures(pupil, anchors, said, held.head)
     reasons = tuple(say(figures) for name, say in _complaints(budget) if name in figures)
     reasons = tuple(filter(None, reasons))
     return Judgement(GateVerdict(not reasons, reasons, figures), proofs)
@@ -148,6 +164,10 @@ def _complaints(budget: Budget) -> list[tuple[str, Callable[[Mapping[str, float]
         ("anchor_nats", at_most("anchor_nats", budget.anchor_nats, "other answers have moved")),
         ("changed", at_most("changed", budget.changed, "other answers have changed")),
         ("revision", at_least("revision", budget.revision, "revising has suffered")),
+        (
+            "acceptance_lost",
+            at_most("acceptance_lost", budget.acceptance_lost, "answers are less acceptable"),
+        ),
     ]
 
 
@@ -185,15 +205,34 @@ def _plain(text: str) -> str:
 # Held-out questions
 
 
-def _held_out_figures(pupil: Pupil, alike: Sequence[Alike], max_tokens: int) -> dict[str, float]:
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What is said to questions that were held back."""
+
+    anchors: list[Ids]
+    """The student's answers to the anchors."""
+    alike: list[Ids]
+    """The student's answers to questions like the criticised ones."""
+    lessons: list[Exercise]
+    """What the teacher would make of the live model's answers to these, where it would."""
+
+
+def _ask(pupil: Pupil, anchors: Anchors, max_tokens: int) -> _Said:
+    questions = [(one.exchange, one.prompt, one.exercise) for one in anchors.alike]
+    return _Said(
+        pupil.answer([one.prompt for one in anchors.questions], max_tokens),
+        pupil.answer([one.prompt for one in anchors.alike], max_tokens),
+        practice(questions, pupil, max_tokens),
+    )
+
+
+def _held_out_figures(pupil: Pupil, alike: Sequence[Alike], said: _Said) -> dict[str, float]:
     """The share of held-out lessons that became likelier, and whether answers still differ."""
     figures = {}
     distinct = len({one.answer for one in alike})
     if distinct >= _LEAST_DISTINCT:
-        answers = pupil.answer([one.prompt for one in alike], max_tokens)
-        figures["sameness"] = len(set(answers)) / distinct
-    questions = [(one.exchange, one.prompt, one.exercise) for one in alike]
-    lessons = [(one.prompt, one.target) for one in practice(questions, pupil, max_tokens)]
+        figures["sameness"] = len(set(said.alike)) / distinct
+    lessons = [(one.prompt, one.target) for one in said.lessons]
     if len(lessons) >= _LEAST_HELD_OUT:
         with pupil.as_live():
             before = pupil.losses(lessons)
@@ -202,10 +241,46 @@ def _held_out_figures(pupil: Pupil, alike: Sequence[Alike], max_tokens: int) -> 
     return figures
 
 
+def _acceptance_figures(
+    pupil: Pupil, anchors: Anchors, said: _Said, head: Head
+) -> dict[str, float]:
+    """How likely the answers are to be accepted, and how much that is less than it might be."""
+    asked = [*anchors.questions, *anchors.alike]
+    if not asked:
+        return {}
+    prompts = [one.prompt for one in asked]
+    live = [one.answer for one in asked]
+    wanted = {one.prompt: one.target for one in said.lessons}
+    # An anchor is to be answered as ever.
+    targets = live[: len(anchors.questions)]
+    targets += [wanted.get(one.prompt, one.answer) for one in anchors.alike]
+    with pupil.as_live():
+        own, before, revised = (
+            _scores(pupil, prompts, answers, head)
+            for answers in ([*said.anchors, *said.alike], live, targets)
+        )
+    lost = mean(map(min, before, revised)) - mean(own)
+    return {"acceptance": mean(own), "acceptance_lost": max(0.0, lost)}
+
+
+def _scores(
+    pupil: Pupil, prompts: Sequence[Ids], answers: Sequence[Ids], head: Head
+) -> list[float]:
+    """How likely each answer is to be accepted; one that says nothing, never."""
+    pairs = list(zip(prompts, answers, strict=True))
+    spoken = [pair for pair in pairs if pair[1]]
+    if not spoken:
+        return [0.0] * len(pairs)
+    found = dict(zip(spoken, head.scores(pupil.states(spoken)).tolist(), strict=True))
+    return [found.get(pair, 0.0) for pair in pairs]
+
+
 # What must not change
 
 
-def _anchor_figures(pupil: Pupil, anchors: Sequence[Anchor], max_tokens: int) -> dict[str, float]:
+def _anchor_figures(
+    pupil: Pupil, anchors: Sequence[Anchor], answers: Sequence[Ids]
+) -> dict[str, float]:
     if not anchors:
         return {}
     pairs = [(one.prompt, one.answer) for one in anchors]
@@ -214,10 +289,9 @@ def _anchor_figures(pupil: Pupil, anchors: Sequence[Anchor], max_tokens: int) ->
     # A distribution's own logarithm serves as its logits.
     found = pupil.distributions(pairs)
     nats = [float(distillation.loss(*both)) for both in zip(found, expected, strict=True)]
-    return {"anchor_nats": mean(nats), "changed": _changed(pupil, anchors, max_tokens)}
+    return {"anchor_nats": mean(nats), "changed": _changed(anchors, answers)}
 
 
-def _changed(pupil: Pupil, anchors: Sequence[Anchor], max_tokens: int) -> float:
+def _changed(anchors: Sequence[Anchor], answers: Sequence[Ids]) -> float:
     """The share of greedy answers that are not what they were."""
-    answers = pupil.answer([one.prompt for one in anchors], max_tokens)
     return mean(answer != one.answer for answer, one in zip(answers, anchors, strict=True))

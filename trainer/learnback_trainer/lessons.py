@@ -140,7 +140,7 @@ def _draft(record: FeedbackRecord, reader: Reader, max_tokens: int, mixture: Mix
 def _rated(record: FeedbackRecord, rating: Rating, prompt: Ids, reader: Reader) -> Exercise:
     if not rating.score:
         raise LessonError(NEITHER)
-    target, good = _given(record, reader), rating.score > 0
+    target, good = given(record, reader), rating.score > 0
     return Exercise(
         record, Objective.KTO, prompt, target, weight=min(1.0, abs(rating.score)), good=good
     )
@@ -149,16 +149,16 @@ def _rated(record: FeedbackRecord, rating: Rating, prompt: Ids, reader: Reader) 
 def _preferred(
     record: FeedbackRecord, preference: Preference, prompt: Ids, reader: Reader
 ) -> Exercise:
-    given, other = _given(record, reader), reader.answer(preference.other)
-    if given == other or record.exchange.answer == preference.other:
+    better, worse = given(record, reader), reader.answer(preference.other)
+    if better == worse or record.exchange.answer == preference.other:
         raise LessonError(BOTH_THE_SAME)
     if preference.preferred is Preferred.OTHER:
-        given, other = other, given
-    return Exercise(record, Objective.DPO, prompt, given, rejected=other)
+        better, worse = worse, better
+    return Exercise(record, Objective.DPO, prompt, better, rejected=worse)
 
 
-def _given(record: FeedbackRecord, reader: Reader) -> Ids:
-    """The tokens of the answer as the model gave them, if that is known and came to an end."""
+def given(record: FeedbackRecord, reader: Reader) -> Ids:
+    """Returns the tokens of the answer as the model gave them, if that is known and whole."""
     known = record.answer_ids
     whole = reader.ended(known) and reader.text(known) == record.exchange.answer
     return known if whole else reader.answer(record.exchange.answer)

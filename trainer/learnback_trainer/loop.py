@@ -38,6 +38,7 @@ from learnback_store.settlement import follow_live, recover_redis, settle
 from learnback_telemetry.context import about
 from learnback_telemetry.tracing import Tracer
 from learnback_trainer import authors
+from learnback_trainer.acceptance import Head
 from learnback_trainer.anchors import Question, from_canaries, from_traffic
 from learnback_trainer.bisecting import UNTRIED, Bisection
 from learnback_trainer.board import Board
@@ -389,7 +390,12 @@ class Trainer:
                 self._base.name,
                 views,
                 Sources(
-                    self._questions(), self._earlier(), authors.weights(self._archive, views), kept
+                    self._questions(),
+                    self._earlier(),
+                    authors.weights(self._archive, views),
+                    kept,
+                    self._told(this.parent),
+                    self._head(this.parent),
                 ),
                 curriculum,
                 reached=self._reached,
@@ -426,7 +432,9 @@ class Trainer:
         if report.verdict is None or not report.verdict.passed:
             self._refuse(this, report, pupil)
             return ""
-        candidate = Candidate(this, report.learned, report.objectives, report.verdict)
+        candidate = Candidate(
+            this, report.learned, report.objectives, report.verdict, report.acceptance
+        )
         name = self._checkpoints.new_name()
         self._archive.decide_round(this.round_id, report.outcomes, name)
         self._reached("decided")
@@ -477,6 +485,25 @@ class Trainer:
         wanted = FeedbackFilter(states=frozenset({FeedbackState.LEARNED}))
         page = self._archive.page(wanted, page_size=self._curriculum.amounts.dialogues)
         return [view.record for view in page.views]
+
+    def _told(self, parent: str) -> list[FeedbackView]:
+        """What the acceptance head may learn from besides the round, newest first.
+
+        Of the parent's own line alone, so that an erasure finds every head that it taints.
+        """
+        terms = self._curriculum.acceptance
+        if not terms.on:
+            return []
+        own = self._checkpoints.learned_in_line(parent)
+        wanted = FeedbackFilter(states=frozenset({FeedbackState.LEARNED}))
+        page = self._archive.page(wanted, page_size=terms.most)
+        return [view for view in page.views if view.feedback_id in own]
+
+    def _head(self, parent: str) -> Head | None:
+        """The acceptance head of a checkpoint, if it has one and heads are in use."""
+        if parent == BASE or not self._curriculum.acceptance.on:
+            return None
+        return Head.load(self._checkpoints.fetch(parent))
 
     def _watching(self, batch: Sequence[Delivery]) -> Callable[[Progress], None]:
         """Returns what is told of each step: it shows progress, signs of life, and stops."""

@@ -11,6 +11,7 @@ from learnback_store.manifest import BASE, CheckpointKind, GateVerdict, Manifest
 from learnback_store.records import Objective
 from learnback_store.rounds import Round
 from learnback_telemetry.tracing import traceparent
+from learnback_trainer.acceptance import Fitted
 from learnback_trainer.pupil import Base, LoraShape, Pupil
 from learnback_trainer.students import Method
 
@@ -26,6 +27,7 @@ class Candidate:
     feedback_ids: tuple[str, ...]
     objectives: tuple[Objective, ...]
     verdict: GateVerdict
+    acceptance: Fitted | None = None
 
 
 def open_pupil(
@@ -68,6 +70,8 @@ def publish(
     """
     with checkpoints.draft() as draft:
         pupil.save(draft, base.name)
+        if candidate.acceptance is not None:
+            candidate.acceptance.save(draft)
         written()
         checkpoints.publish(draft, _manifest(name, base, pupil.kind, candidate))
 

@@ -311,6 +311,33 @@ class Pupil:
             found.append(states.sum(dim=1) / mask.sum(dim=1, keepdim=True))
         return torch.cat(found)
 
+    @torch.inference_mode()
+    def states(self, pairs: Sequence[tuple[Ids, Ids]]) -> Tensor:
+        """Returns the last layer's state at the end of each answer, behind the final norm.
+
+        Args:
+            pairs: Inputs up to the model's turn, each with an answer.
+
+        Returns:
+            In float32, of shape [pairs, hidden size].
+        """
+        rows = [prompt + answer for prompt, answer in pairs]
+        found: dict[int, Tensor] = {}
+        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+        for start in range(0, len(order), _FORWARD_BATCH):
+            places = order[start : start + _FORWARD_BATCH]
+            ids, mask = self._left_padded([rows[place] for place in places])
+            output = self._model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+                output_hidden_states=True,
+                use_cache=False,
+                logits_to_keep=1,
+            )
+            found |= zip(places, output.hidden_states[-1][:, -1].float(), strict=True)
+        return torch.stack([found[place] for place in range(len(rows))])
+
     def _left_padded(self, rows: Sequence[Ids]) -> tuple[Tensor, Tensor]:
         """Rows of tokens as one tensor, filled up on the left, and the mask of what is real."""
         width = max(map(len, rows))

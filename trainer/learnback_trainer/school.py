@@ -11,6 +11,7 @@ from learnback_store.manifest import GateVerdict
 from learnback_store.records import FeedbackRecord, FeedbackState, FeedbackView, Lesson, Objective
 from learnback_store.rounds import Outcome
 from learnback_trainer import anchors as anchoring
+from learnback_trainer.acceptance import Fitted, Head, Terms, examples_of, fit_head
 from learnback_trainer.anchors import Amounts, Anchor, Anchors, Question
 from learnback_trainer.gate import Budget, Held, Judgement, judge
 from learnback_trainer.lessons import Exercise, make_exercises, practice
@@ -39,6 +40,8 @@ class Curriculum:
     seed: int
     scripts: frozenset[str] = frozenset()
     """Scripts that feedback may be written in; empty: any."""
+    acceptance: Terms = field(default_factory=Terms)
+    """When the candidate gets an acceptance head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,10 @@ class Sources:
     """How much feedback counts beside what else is in the round, by id; 1 if nothing is said."""
     kept: Sequence[Exercise] = ()
     """Lessons that the live model has just learned, which this round must not undo."""
+    told: Sequence[FeedbackView] = ()
+    """Feedback that the live model or its ancestors have learned, newest first."""
+    head: Head | None = None
+    """The live checkpoint's acceptance head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,8 @@ class Report:
     """Those that the model obeyed, whether or not the round passed, by feedback id."""
     covered: Mapping[str, str] = field(default_factory=dict)
     """What is learned by the lesson of another piece of feedback, and of which, by feedback id."""
+    acceptance: Fitted | None = None
+    """The acceptance head, if the round passed."""
 
     @property
     def learned(self) -> tuple[str, ...]:
@@ -144,19 +153,42 @@ def hold_round(
     taught = teach(pupil, lessons, anchors.rehearsed + kept, curriculum.recipe, rng, watch)
     reached("taught")
     exercises = taught.exercises[: len(taken)]
-    held = Held(sources.kept, [one for one in sources.questions if one.canary])
+    held = Held(sources.kept, [one for one in sources.questions if one.canary], sources.head)
     judgement = judge(pupil, exercises, anchors, held, curriculum.budget, curriculum.answer_tokens)
-    judgement = judgement.with_figure("covered", len(reconciled.covered))
+    judgement = judgement.with_figures({"covered": len(reconciled.covered)})
+    adopted = frozenset(one for one, proof in judgement.proofs.items() if proof.adopted)
+    head = None
+    if judgement.verdict.passed and curriculum.acceptance.on:
+        obeyed = [one for one in exercises if one.feedback_id in adopted]
+        head = _head(pupil, obeyed, anchors.questions, sources.told, curriculum)
+        judgement = judgement.with_figures(head.figures)
     _tell(taught, judgement)
     reached("gated")
     outcomes = lost + [_outcome(one, judgement, pupil) for one in exercises]
     outcomes += reconciled.outcomes(outcomes)
     objectives = tuple(sorted({one.objective for one in exercises}))
-    adopted = frozenset(one for one, proof in judgement.proofs.items() if proof.adopted)
     covered = {one: how.by for one, how in reconciled.covered.items() if how.by}
     return Report(
-        (*excused, *outcomes), judgement.verdict, objectives, tuple(exercises), adopted, covered
+        (*excused, *outcomes),
+        judgement.verdict,
+        objectives,
+        tuple(exercises),
+        adopted,
+        covered,
+        head,
     )
+
+
+def _head(
+    pupil: Pupil,
+    obeyed: Sequence[Exercise],
+    anchors: Sequence[Anchor],
+    told: Sequence[FeedbackView],
+    curriculum: Curriculum,
+) -> Fitted:
+    terms = curriculum.acceptance
+    examples = examples_of(obeyed, told, anchors, pupil.reader, terms.most)
+    return fit_head(pupil, examples, terms, curriculum.seed)
 
 
 def _questions(
