@@ -172,7 +172,7 @@ def examples_of(
         most: How many to take.
     """
     said: dict[tuple[Ids, Ids], Example] = {}
-    for record, revision in [*((one.record, one.target) for one in taught), *_learned(earlier)]:
+    for record, revision in _told(taught, earlier):
         try:
             prompt = reader.prompt(record.exchange, record.prompt_ids)
         except LessonError:
@@ -186,8 +186,12 @@ def examples_of(
     return found + [Example(one.prompt, one.answer, accepted=True) for one in fresh[:room]]
 
 
-def _learned(earlier: Iterable[FeedbackView]) -> Iterator[tuple[FeedbackRecord, str]]:
-    """Earlier feedback with the revision that it was learned by."""
+def _told(
+    taught: Iterable[Exercise], earlier: Iterable[FeedbackView]
+) -> Iterator[tuple[FeedbackRecord, Ids | str]]:
+    """Feedback with the revision that it was learned by, newest first."""
+    for exercise in taught:
+        yield exercise.record, exercise.target
     for view in earlier:
         lessons = view.account.lessons
         yield view.record, lessons[-1].refinement if lessons else ""
@@ -267,11 +271,11 @@ def fitted(states: Tensor, labels: Tensor, folds: Tensor) -> tuple[Head, HeadFac
         folds: Whole numbers, of shape (examples,); each fold leaves both sorts to the others.
     """
     unseen = torch.empty_like(labels)
-    for fold in folds.unique().tolist():
+    for fold in range(int(folds.max()) + 1):
         weight, bias = linear(states[folds != fold], labels[folds != fold])
         unseen[folds == fold] = states[folds == fold] @ weight + bias
     calibrated = torch.empty_like(labels)
-    for fold in folds.unique().tolist():
+    for fold in range(int(folds.max()) + 1):
         slope, offset = platt(unseen[folds != fold], labels[folds != fold])
         calibrated[folds == fold] = slope * unseen[folds == fold] + offset
     facts = HeadFacts(
@@ -313,8 +317,8 @@ def loss(parameters: Tensor, states: Tensor, targets: Tensor, decay: float) -> T
 
 def balance(targets: Tensor) -> Tensor:
     """Returns weights that add up to 1, half of it for each sort."""
-    accepted = targets > 0.5
-    return torch.where(accepted, 0.5 / accepted.sum(), 0.5 / (~accepted).sum())
+    accepted = (targets > 0.5).to(targets.dtype)
+    return accepted / (2 * accepted.sum()) + (1 - accepted) / (2 * (1 - accepted).sum())
 
 
 def platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
@@ -335,7 +339,7 @@ def platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
 
 def _minimised(objective: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
     """Where a smooth convex function is least, by L-BFGS."""
-    parameters = start.clone().requires_grad_(requires_grad=True)
+    parameters = torch.nn.Parameter(start.clone())
     search = torch.optim.LBFGS(
         [parameters],
         max_iter=500,
@@ -350,7 +354,7 @@ def _minimised(objective: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    search.step(closure)  # type: ignore[arg-type]
+    search.step(closure)  # type: ignore[no-untyped-call]
     return parameters.detach()
 
 

@@ -245,11 +245,12 @@ def _acceptance_figures(
     pupil: Pupil, anchors: Anchors, said: _Said, head: Head
 ) -> dict[str, float]:
     """How likely the answers are to be accepted, and how much that is less than it might be."""
-    asked = [*anchors.questions, *anchors.alike]
+    asked = [(one.prompt, one.answer) for one in anchors.questions]
+    asked += [(one.prompt, one.answer) for one in anchors.alike]
     if not asked:
         return {}
-    prompts = [one.prompt for one in asked]
-    live = [one.answer for one in asked]
+    prompts = [prompt for prompt, _ in asked]
+    live = [answer for _, answer in asked]
     wanted = {one.prompt: one.target for one in said.lessons}
     # An anchor is to be answered as ever.
     targets = live[: len(anchors.questions)]
