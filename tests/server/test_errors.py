@@ -35,6 +35,7 @@ ERRORS = [
     errors.FeedbackNotFoundError("no feedback goes by this id", feedback_id=LONG),
     errors.RequestIdReusedError("used before"),
     errors.CheckpointUnusableError("it was rejected", checkpoint=LONG),
+    errors.AcceptanceUnavailableError("it has no acceptance head", checkpoint=LONG),
     errors.StoreUnavailableError(),
     errors.QueueFullError(),
     errors.QueueTimeoutError("waited too long"),
