@@ -45,6 +45,7 @@ from learnback_server.prompts import PromptReader
 from learnback_server.records import GenerationRecorder
 from learnback_server.service import InferenceService
 from learnback_server.tls import Certificates, TlsError, TlsFiles
+from learnback_store.errors import CheckpointHomeError, StoreUnavailableError
 from learnback_telemetry.exposition import Exposition
 from learnback_telemetry.tracing import Tracer
 
@@ -189,7 +190,7 @@ class App:
     handover: Handover | None
     """None if no Redis is configured."""
     swap: HotSwap | None
-    """None if no folder of checkpoints is configured."""
+    """None if no place of checkpoints is configured."""
     metrics: ServerMetrics
     tracer: Tracer
     exposition: Exposition | None
@@ -204,7 +205,8 @@ class App:
         """Proves that the model makes a token, then takes calls.
 
         Raises:
-            StartError: The first token could not be made, or metrics can't be served.
+            StartError: The first token could not be made, metrics can't be served, or the object
+                store of checkpoints can't be reached.
         """
         self._serve_metrics()
         self.engine.start()
@@ -212,7 +214,7 @@ class App:
         if self.handover is not None:
             await self.handover.greet()
             if self.swap is not None:
-                await self.swap.start(self.handover.aliases())
+                await self._take_up(self.swap, self.handover)
         for service in self.services:
             await self.health.set(service, health_pb2.HealthCheckResponse.SERVING)
         await self.server.start()
@@ -245,6 +247,13 @@ class App:
             await self.handover.aclose()
         await asyncio.to_thread(self.tracer.close)
         _log.info("stopped")
+
+    @staticmethod
+    async def _take_up(swap: HotSwap, handover: Handover) -> None:
+        try:
+            await swap.start(handover.aliases())
+        except StoreUnavailableError as error:
+            raise StartError(f"can't tell which checkpoint is live: {error}") from error
 
     def _serve_metrics(self) -> None:
         if self.exposition is None:
@@ -298,7 +307,7 @@ def build(
     """Puts the services on a server. Call it on the event loop that will run them.
 
     Raises:
-        StartError: The folder of checkpoints can't be used.
+        StartError: The place of checkpoints can't be used.
     """
     post = PostOffice(asyncio.get_running_loop())
     options = config.engine_options()
@@ -362,10 +371,8 @@ def _open_handover(config: ServerConfig) -> Handover | None:
         return None
     try:
         return Handover.open(config)
-    except OSError as error:
-        raise StartError(
-            f"the folder of checkpoints {config.checkpoint_dir} can't be used: {error}"
-        ) from error
+    except CheckpointHomeError as error:
+        raise StartError(str(error)) from error
 
 
 def _tell_of(services: tuple[str, ...], server: grpc.aio.Server) -> health.aio.HealthServicer:

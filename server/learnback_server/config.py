@@ -168,8 +168,13 @@ class ServerConfig(BaseSettings):
     )
     checkpoint_dir: str = Field(
         "",
-        description="Folder of checkpoints, shared with the trainer. Empty: none can be looked at "
-        "or moved.",
+        description="Folder of checkpoints, shared with the trainer, or their place in an object "
+        "store: s3://BUCKET/PREFIX. Empty: none can be looked at or moved.",
+    )
+    checkpoint_cache: str = Field(
+        "",
+        description="Local folder that checkpoints are fetched into from an object store; several "
+        "programs may share it. Empty: one of this user in the folder for temporary files.",
     )
     merge: Literal["auto", "never"] = Field(
         "auto",

@@ -285,7 +285,7 @@ class DrainingError(CallError):
 
 
 class StoreUnavailableError(CallError):
-    """Redis can't be reached, or can't write now."""
+    """Redis, or the object store of checkpoints, can't be reached or can't write now."""
 
     code = grpc.StatusCode.UNAVAILABLE
     reason = errors_pb2.ERROR_REASON_STORE_UNAVAILABLE
@@ -293,8 +293,8 @@ class StoreUnavailableError(CallError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the store of feedback (Redis) can't be reached now; try again, with the same "
-            "request_id if there is one, and it will count once"
+            "the store of feedback (Redis), or that of checkpoints, can't be reached now; try "
+            "again, with the same request_id if there is one, and it will count once"
         )
 
 

@@ -31,7 +31,7 @@ from learnback_server.limits import Admission
 from learnback_server.metrics import ServerMetrics
 from learnback_store.aliases import Aliases
 from learnback_store.announcements import watch_aliases
-from learnback_store.checkpoints import CheckpointStore
+from learnback_store.checkpoints import CheckpointStore, open_checkpoints
 from learnback_store.connection import (
     AsyncClient,
     Client,
@@ -91,8 +91,9 @@ class Handover:
         """Returns the hand-over that is configured; nothing is sent yet.
 
         Raises:
-            OSError: The folder of checkpoints can't be made.
+            CheckpointHomeError: The place of checkpoints can't be used.
         """
+        cache = Path(config.checkpoint_cache) if config.checkpoint_cache else None
         redis = connect_async(config.redis_url)
         writer = GatheringWriter(redis)
         keys = Keys(config.redis_namespace)
@@ -101,7 +102,7 @@ class Handover:
             keys,
             writer,
             GenerationLog(redis, writer, keys, config.generation_expiry),
-            CheckpointStore(Path(config.checkpoint_dir)) if config.checkpoint_dir else None,
+            open_checkpoints(config.checkpoint_dir, cache) if config.checkpoint_dir else None,
             Admission(_MAX_CALLS),
             Admission(_MAX_WATCHERS),
             connect(config.redis_url),
@@ -139,7 +140,7 @@ class Handover:
     def aliases(self) -> AsyncGenerator[Aliases]:
         """Yields where the aliases of checkpoints point, now and whenever one has moved."""
         if self.checkpoints is None:
-            raise ValueError("no folder of checkpoints is configured")
+            raise ValueError("no place of checkpoints is configured")
         return watch_aliases(self.checkpoints, self.redis, self.keys)
 
     @property

@@ -6,8 +6,9 @@ at once; the live one is then merged aside, and new requests get the merged netw
 fast as the bare model. It stays merged as long as an alias points at it, so that moving back to
 "previous" is at once and brings back the very same answers. A checkpoint that is corrupt, made for
 another base model, or of another shape is refused with a line in the log; what an alias pointed at
-before serves on, and it is not tried again until the alias has moved. How full weights come in is
-told by `full_weights.py`.
+before serves on, and it is not tried again until the alias has moved. While an object store of
+checkpoints is away, what serves serves on too, and the look is repeated. How full weights come in
+is told by `full_weights.py`.
 """
 
 from __future__ import annotations
@@ -36,16 +37,19 @@ from learnback_server.metrics import ServerMetrics
 from learnback_store.acceptance import HEAD_FILE
 from learnback_store.aliases import Aliases
 from learnback_store.checkpoints import Checkpoint, CheckpointStore
-from learnback_store.errors import CheckpointError
+from learnback_store.errors import CheckpointError, StoreUnavailableError
 from learnback_store.manifest import CheckpointKind
 from learnback_telemetry.context import note
 from learnback_telemetry.tracing import Tracer, fail, link_to
 
 _log = logging.getLogger(__name__)
 
+# Between two tries to take up what an alias points at, while the object store is away.
+_RETRY_SECONDS = 1.0
+
 
 class HotSwap:
-    """Keeps engine and catalog in step with the aliases of a checkpoint folder.
+    """Keeps engine and catalog in step with the aliases of the checkpoints.
 
     Args:
         model: The base model.
@@ -106,12 +110,27 @@ class HotSwap:
         async with aclosing(aliases):
             async for now in aliases:
                 before = self._catalog.live.name
-                await self.follow(now)
+                await self._follow_at_last(now)
                 if self._catalog.live.name != before:
                     self._metrics.learned(self._catalog.live.name, now)
 
+    async def _follow_at_last(self, aliases: Aliases) -> None:
+        """Follows, however long the object store is away; what served serves on meanwhile."""
+        while True:
+            try:
+                await self.follow(aliases)
+            except StoreUnavailableError as error:
+                _log.warning("checkpoints can't be taken up now: %s", error)
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return
+
     async def follow(self, aliases: Aliases) -> None:
-        """Makes everything ready that an alias points at, then moves the aliases."""
+        """Makes everything ready that an alias points at, then moves the aliases.
+
+        Raises:
+            StoreUnavailableError: An object store can't be reached; nothing has changed.
+        """
         tried: set[str] = set()
         try:
             while missing := self._missing(aliases) - tried:
@@ -191,7 +210,7 @@ class HotSwap:
     async def _make_ready(self, checkpoint: Checkpoint, *, live: bool) -> bool:
         """Lets a verified checkpoint answer; returns whether there was room for it."""
         name = checkpoint.name
-        folder = self._checkpoints.fetch(name)
+        folder = await asyncio.to_thread(self._checkpoints.fetch, name)
         if checkpoint.manifest.kind is CheckpointKind.ADAPTER:
             await asyncio.to_thread(self._add_adapter, name, folder)
         elif self._full.admits(live):

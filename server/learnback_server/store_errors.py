@@ -1,8 +1,8 @@
 """What the store fails with, as what a caller is told.
 
-The store's messages are made for callers, but for one: why Redis is away (addresses, ports) is for
-the log. What is a fault of ours (`RecordUnreadableError`, a full disk) goes on to the guard, which
-makes it INTERNAL.
+The store's messages are made for callers, but for one: why Redis, or an object store, is away
+(addresses, ports) is for the log. What is a fault of ours (`RecordUnreadableError`, a full disk)
+goes on to the guard, which makes it INTERNAL.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Which checkpoint each alias points at: one file, moved whole.
+"""Which checkpoint each alias points at: one record, replaced whole.
 
 `live` answers, `previous` is what answered before, `canary` gets a share if the operator set one.
-All of them stand in one file (`aliases.json` in the checkpoint folder), so that `live` and
-`previous` move together in one rename, and losing Redis loses none of them. The file also bears its
-last moves: a repeated request id gets the first answer, a rollback is never undone by a trainer
-that restarts, and an operator can see who moved what.
+All of them stand in one record beside the checkpoints, so that `live` and `previous` move together
+in one act, and losing Redis loses none of them. The record also bears its last moves: a repeated
+request id gets the first answer, a rollback is never undone by a trainer that restarts, and an
+operator can see who moved what. How it is replaced by one writer at a time is its home's
+(`folder_home.py`, `object_home.py`).
 
 Semantics, for `live`:
 
@@ -18,13 +19,10 @@ Moving an alias to where it points already changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import ClassVar
 
 from learnback_store.codec import Record, Strict
-from learnback_store.durable import file_lock, replace_text
 from learnback_store.errors import AliasMovedError, RequestIdReusedError
 from learnback_store.manifest import BASE
 from learnback_store.records import now_ms
@@ -35,9 +33,7 @@ CANARY = "canary"
 ALIASES = (LIVE, PREVIOUS, CANARY)
 """All aliases. No checkpoint may have one of these names."""
 
-_FILE = "aliases.json"
-_LOCK = "aliases.lock"
-# Moves that the file remembers. A service that publishes every minute remembers four hours.
+# Moves that the record remembers. A service that publishes every minute remembers four hours.
 _MAX_MOVES = 256
 _WITHDRAWN = "withdraw a checkpoint"
 
@@ -114,82 +110,48 @@ class Aliases(Record):
         )
 
 
-class AliasFile:
-    """The file of aliases in a checkpoint folder. Any process on the folder may move them.
+def move(
+    now: Aliases,
+    alias: str,
+    target: Callable[[Aliases], str],
+    *,
+    asked: str,
+    request_id: str = "",
+    expected: str | None = None,
+) -> tuple[Aliases, AliasMove]:
+    """Returns the aliases after a move, and the move; the very same aliases if nothing changes.
 
     Args:
-        root: The checkpoint folder.
+        now: Where they point.
+        alias: Which to move.
+        target: Gives where to, seeing the aliases; may raise to refuse.
+        asked: What the request is, in words; equal for equal requests.
+        request_id: The caller's id of the request; empty: not deduplicated.
+        expected: Where it must point now; None: anywhere.
+
+    Raises:
+        AliasMovedError: It points elsewhere than expected.
+        RequestIdReusedError: The request id was used for another request.
     """
+    repeated = _repeated(now, request_id, asked)
+    if repeated is not None:
+        return now, repeated
+    before = now.targets.get(alias, "")
+    if expected is not None and before != expected:
+        raise AliasMovedError(f"{alias} points at {before!r}, not at {expected!r}")
+    after = target(now)
+    if after == before and not request_id:
+        return now, AliasMove(alias, before, after, now_ms(), asked=asked)
+    then = now.moved(alias, after, request_id, asked)
+    return then, then.moves[-1]
 
-    def __init__(self, root: Path) -> None:
-        self._path = root / _FILE
-        self._lock = root / _LOCK
 
-    def read(self) -> Aliases:
-        """Returns where the aliases point now; `live` is the base model until it is moved."""
-        try:
-            return Aliases.from_json(self._path.read_bytes())
-        except FileNotFoundError:
-            return Aliases()
-
-    def move(
-        self,
-        alias: str,
-        choose: Callable[[Aliases], str],
-        *,
-        asked: str,
-        request_id: str = "",
-        expected: str | None = None,
-    ) -> AliasMove:
-        """Moves an alias and returns once that is durable.
-
-        Args:
-            alias: Which.
-            choose: Gives the target, seeing the aliases; may raise to refuse. Called under the
-                lock, under which checkpoints are retired too.
-            asked: What the request is, in words; equal for equal requests.
-            request_id: The caller's id of the request; empty: not deduplicated.
-            expected: Where it must point now; None: anywhere.
-
-        Raises:
-            AliasMovedError: It points elsewhere than expected.
-            RequestIdReusedError: The request id was used for another request.
-        """
-        with self.locked():
-            now = self.read()
-            repeated = _repeated(now, request_id, asked)
-            if repeated is not None:
-                return repeated
-            before = now.targets.get(alias, "")
-            if expected is not None and before != expected:
-                raise AliasMovedError(f"{alias} points at {before!r}, not at {expected!r}")
-            target = choose(now)
-            if target == before and not request_id:
-                return AliasMove(alias, before, target, now_ms(), asked=asked)
-            then = now.moved(alias, target, request_id, asked)
-            replace_text(self._path, then.to_json())
-            return then.moves[-1]
-
-    def withdraw(self, names: Set[str], clean: str) -> bool:
-        """Leaves no alias at any of these checkpoints: `live` goes to `clean`, others nowhere.
-
-        Returns:
-            Whether any had pointed there.
-        """
-        with self.locked():
-            now = self.read()
-            then = now.moved(LIVE, clean, "", _WITHDRAWN) if now.live in names else now
-            dropped = [alias for alias, target in then.targets.items() if target in names]
-            for alias in dropped:
-                then = then.dropped(alias)
-            if then is now:
-                return False
-            replace_text(self._path, then.to_json())
-            return True
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Holds off every move."""
-        return file_lock(self._lock)
+def withdraw(now: Aliases, names: Set[str], clean: str) -> Aliases:
+    """Leaves no alias at any of these checkpoints: `live` goes to `clean`, others nowhere."""
+    then = now.moved(LIVE, clean, "", _WITHDRAWN) if now.live in names else now
+    for alias in [alias for alias, target in then.targets.items() if target in names]:
+        then = then.dropped(alias)
+    return then
 
 
 def _repeated(now: Aliases, request_id: str, asked: str) -> AliasMove | None:

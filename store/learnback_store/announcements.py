@@ -1,7 +1,7 @@
 """Telling servers that an alias has moved.
 
-The aliases file is the truth; a message on a Redis channel only says "look now". So a lost message,
-or Redis being away, costs the time to the next look (1 s) and nothing else.
+The record of aliases is the truth; a message on a Redis channel only says "look now". So a lost
+message, or Redis being away, costs the time to the next look (1 s) and nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from learnback_store.keys import Keys
 
 _log = logging.getLogger(__name__)
 
-# Between two looks at the aliases file without an announcement. It is a few hundred bytes.
+# Between two looks at the aliases without an announcement. A look is a read of a few hundred bytes,
+# or one list of an object store.
 POLL_SECONDS = 1.0
 # Between two tries to listen while Redis is away.
 _RECONNECT_SECONDS = 1.0
@@ -48,7 +49,8 @@ async def watch_aliases(
 ) -> AsyncGenerator[Aliases]:
     """Yields the aliases now and whenever one has moved, for as long as it is iterated.
 
-    It goes on through everything: an unreadable file is logged, and read again at the next look.
+    It goes on through everything: aliases that can't be read are logged, and read again at the next
+    look.
     """
     look = asyncio.Event()
     listener = asyncio.create_task(_listen(redis, keys, look))
@@ -70,7 +72,7 @@ async def watch_aliases(
 async def _read(checkpoints: CheckpointStore) -> Aliases | None:
     try:
         return await asyncio.to_thread(checkpoints.aliases)
-    except (OSError, RecordUnreadableError) as error:
+    except (OSError, RecordUnreadableError, StoreUnavailableError) as error:
         _log.warning("the aliases can't be read now: %s", error)
         return None
 

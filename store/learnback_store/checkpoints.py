@@ -1,57 +1,39 @@
-"""Checkpoints on disk: published by one last act, found by name or alias, verified, retired.
+"""Checkpoints: published by one last act, found by name or alias, verified, retired.
 
-    root/
-      published/NAME/    may serve: manifest.json and the files it lists
-      rejected/NAME/     failed the gate; kept for inspection
-      retired/NAME/      no longer serves; the manifest stays for the lineage, the files go
-      aside/             being written; whatever lies here after a crash is rubbish
-      aliases.json       where `live`, `previous` and `canary` point (aliases.py)
+They lie in a folder (`folder_home.py`) or in an object store (`object_home.py`), with the aliases
+beside them. A checkpoint exists whole or not at all, and never changes; it is published, rejected
+or retired, and of one that was retired the manifest stays for the lineage. The trainer and any
+number of servers may work on one place.
 
-A checkpoint is written aside, every file synced, and then renamed to its place: it exists by that
-rename or not at all, and never changes after it. Which folder it lies in is its state. The trainer
-and any number of servers may work on one root, on one machine or over a shared volume whose
-`rename` is atomic and whose `flock` works (NFS 4, CephFS).
-
-Reading goes through `fetch`, which gives a local folder: an object store can come to stand behind
-it, with the manifest uploaded last instead of the rename.
+Reading goes through `fetch`, which gives a local folder.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import secrets
-import shutil
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 
-from learnback_store.aliases import ALIASES, CANARY, LIVE, Aliases, AliasFile, AliasMove
-from learnback_store.digests import file_digest
-from learnback_store.durable import rename_into, sync, sync_tree
+from learnback_store import aliases as moves
+from learnback_store.aliases import ALIASES, CANARY, LIVE, Aliases, AliasMove
+from learnback_store.checkpoint_files import check_files, file_facts
 from learnback_store.errors import (
     CheckpointCorruptError,
     CheckpointExistsError,
     CheckpointForeignError,
+    CheckpointHomeError,
     CheckpointNotFoundError,
     CheckpointUnusableError,
 )
-from learnback_store.manifest import BASE, MANIFEST, FileFact, Manifest, check_name
+from learnback_store.folder_home import FolderHome
+from learnback_store.home import CheckpointState as CheckpointState
+from learnback_store.home import Home, Placed
+from learnback_store.manifest import BASE, MANIFEST, Manifest, check_name
 
-_ASIDE = "aside"
-_ASIDE_BYTES = 6
 _NUMBERED = re.compile(r"ckpt-(\d+)")
 _DIGITS = 6
-
-
-class CheckpointState(StrEnum):
-    """Whether a checkpoint may serve. Names equal those of `learnback.v1.CheckpointState`."""
-
-    PUBLISHED = "published"
-    REJECTED = "rejected"
-    RETIRED = "retired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,43 +54,61 @@ class Checkpoint:
         return self.manifest.digest
 
 
-class CheckpointStore:
-    """The checkpoints under one root. Its methods block on the disk; threads may share it.
+def open_checkpoints(place: str | Path, cache: Path | None = None) -> CheckpointStore:
+    """Returns the checkpoints in a folder, or under a URL that fsspec knows (s3://BUCKET/PREFIX).
 
     Args:
-        root: The checkpoint folder; made if missing.
+        place: The folder, made if missing; or the URL, of which the bucket must exist.
+        cache: Local folder that checkpoints under a URL are fetched into, for any number of
+            processes; None: one of this user in the system's folder for temporary files.
+
+    Raises:
+        CheckpointHomeError: It can't be used: no rights, no such bucket, a store that can't do
+            what is needed, or a library that is missing.
+    """
+    try:
+        if "://" not in str(place):
+            return CheckpointStore(Path(place))
+        # Not before it is needed: whoever has a folder need not have fsspec.
+        from learnback_store.object_home import open_object_home
+
+        return CheckpointStore(open_object_home(str(place), cache))
+    except OSError as error:
+        raise CheckpointHomeError(f"{place} can't be used for checkpoints: {error}") from error
+
+
+class CheckpointStore:
+    """The checkpoints of one place. Its methods block; threads may share it.
+
+    All of them raise `StoreUnavailableError` while an object store can't be reached.
+
+    Args:
+        home: Where they lie; of a path, the folder, made if missing.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
-        for name in (*CheckpointState, _ASIDE):
-            (self.root / name).mkdir(parents=True, exist_ok=True)
-        self._aliases = AliasFile(self.root)
+    def __init__(self, home: Home | Path) -> None:
+        self._home: Home = FolderHome(home) if isinstance(home, Path) else home
+
+    @property
+    def root(self) -> Path | str:
+        """The folder or the URL."""
+        return self._home.root
 
     # Writing
 
     def new_name(self) -> str:
         """Returns the next free name: "ckpt-" and a number; free until the next publication."""
         numbers = [
-            int(match[1])
-            for state in CheckpointState
-            for path in (self.root / state).iterdir()
-            if (match := _NUMBERED.fullmatch(path.name))
+            int(match[1]) for name in self._home.names() if (match := _NUMBERED.fullmatch(name))
         ]
         return f"ckpt-{max(numbers, default=0) + 1:0{_DIGITS}}"
 
-    @contextlib.contextmanager
-    def draft(self) -> Iterator[Path]:
+    def draft(self) -> contextlib.AbstractContextManager[Path]:
         """Gives an empty folder to write the files of a checkpoint in; removed if not published."""
-        folder = self.root / _ASIDE / secrets.token_hex(_ASIDE_BYTES)
-        folder.mkdir()
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        return self._home.draft()
 
     def publish(self, draft: Path, manifest: Manifest) -> Checkpoint:
-        """Makes a draft a checkpoint that may serve. Its last act is one rename.
+        """Makes a draft a checkpoint that may serve, by one last act.
 
         Args:
             draft: The folder from `draft`, with all files of the checkpoint.
@@ -126,14 +126,12 @@ class CheckpointStore:
 
     def _place(self, draft: Path, manifest: Manifest, state: CheckpointState) -> Checkpoint:
         name = manifest.name
-        if name in ALIASES or any(self._folder(other, name).exists() for other in CheckpointState):
-            raise CheckpointExistsError(f"a checkpoint or alias {name} exists")
+        if name in ALIASES:
+            raise CheckpointExistsError(f"an alias {name} exists")
         (draft / MANIFEST).unlink(missing_ok=True)
-        complete = replace(manifest, files=_file_facts(draft))
-        (draft / MANIFEST).write_text(complete.to_file(), encoding="utf-8")
-        sync_tree(draft)
+        complete = replace(manifest, files=file_facts(draft))
         try:
-            rename_into(draft, self._folder(state, name))
+            self._home.place(draft, complete, state)
         except FileExistsError as error:
             raise CheckpointExistsError(f"a checkpoint {name} exists") from error
         return Checkpoint(complete, state)
@@ -164,21 +162,14 @@ class CheckpointStore:
             CheckpointNotFoundError: There is none.
             CheckpointCorruptError: Its manifest is unreadable.
         """
-        with contextlib.suppress(ValueError):
-            check_name(name)
-            for state in CheckpointState:
-                # A retirement may pass between two looks; it goes forward through the states.
-                with contextlib.suppress(FileNotFoundError):
-                    return self._read(state, name)
-        raise CheckpointNotFoundError("no checkpoint goes by this name")
+        return _checkpoint(self._found(name))
 
     def all(self, states: Iterable[CheckpointState] = CheckpointState) -> list[Checkpoint]:
         """Returns all checkpoints in these states, newest first; unreadable ones are left out."""
         found = []
-        for state in states:
-            for path in (self.root / state).iterdir():
-                with contextlib.suppress(FileNotFoundError, CheckpointCorruptError):
-                    found.append(self._read(state, path.name))
+        for one in self._home.listed(states):
+            with contextlib.suppress(CheckpointCorruptError):
+                found.append(_checkpoint(one))
         return sorted(found, key=lambda one: (one.manifest.create_ms, one.name), reverse=True)
 
     def fetch(self, name: str) -> Path:
@@ -187,8 +178,9 @@ class CheckpointStore:
         Raises:
             CheckpointNotFoundError: There is none.
             CheckpointUnusableError: It was rejected or retired.
+            CheckpointCorruptError: Its files in an object store are not what was published.
         """
-        return self._folder(self._published(name).state, name)
+        return self._home.folder(self._published(name).manifest)
 
     def verify(self, name: str, base_digest: str | None = None) -> Checkpoint:
         """Reads every byte of a published checkpoint and checks it against its manifest.
@@ -209,7 +201,13 @@ class CheckpointStore:
                 f"{name} was made for the base model {checkpoint.manifest.base_model} "
                 f"({checkpoint.manifest.base_digest}), not for {base_digest}"
             )
-        _check_files(self._folder(checkpoint.state, name), checkpoint.manifest)
+        manifest = checkpoint.manifest
+        try:
+            check_files(self._home.folder(manifest), manifest)
+        except CheckpointCorruptError:
+            if not self._home.forget(manifest):
+                raise
+            check_files(self._home.folder(manifest), manifest)
         return checkpoint
 
     def learned_feedback(self) -> dict[str, str]:
@@ -240,15 +238,21 @@ class CheckpointStore:
         """
         line = []
         while name != BASE:
-            line.append(self.get(name).manifest)
+            line.append(self._manifest(name))
             name = line[-1].parent
         return line
+
+    def _manifest(self, name: str) -> Manifest:
+        try:
+            return _read(name, self._home.manifest(name))
+        except FileNotFoundError as error:
+            raise CheckpointNotFoundError(f"the manifest of {name} is missing") from error
 
     # Aliases
 
     def aliases(self) -> Aliases:
         """Returns where every alias points now."""
-        return self._aliases.read()
+        return self._home.aliases()
 
     def promote(
         self, name: str, alias: str = LIVE, *, expected: str | None = None, request_id: str = ""
@@ -270,12 +274,15 @@ class CheckpointStore:
         """
         if alias not in (LIVE, CANARY):
             raise CheckpointNotFoundError(f"{LIVE} and {CANARY} can be moved, {alias!r} can't")
-        return self._aliases.move(
-            alias,
-            lambda _: self._servable(name),
-            asked=f"promote {name} to {alias}",
-            request_id=request_id,
-            expected=expected,
+        return self._home.change_aliases(
+            lambda now: moves.move(
+                now,
+                alias,
+                lambda _: self._servable(name),
+                asked=f"promote {name} to {alias}",
+                request_id=request_id,
+                expected=expected,
+            )
         )
 
     def rollback(self, name: str = "", *, request_id: str = "") -> AliasMove:
@@ -286,16 +293,22 @@ class CheckpointStore:
             CheckpointUnusableError: It was rejected or retired, or there is none to go back to.
             RequestIdReusedError: The request id was used for another move.
         """
-        return self._aliases.move(
-            LIVE,
-            lambda now: self._servable(name or now.previous),
-            asked=f"roll back to {name or 'previous'}",
-            request_id=request_id,
+        return self._home.change_aliases(
+            lambda now: moves.move(
+                now,
+                LIVE,
+                lambda now: self._servable(name or now.previous),
+                asked=f"roll back to {name or 'previous'}",
+                request_id=request_id,
+            )
         )
 
     def _servable(self, name: str) -> str:
         if not name:
             raise CheckpointUnusableError("there is no checkpoint to go back to")
+        # In this order: what is retired between the two is seen by the second.
+        if name != BASE and self._home.being_retired(name):
+            raise CheckpointUnusableError(f"{name} is being retired")
         return BASE if name == BASE else self._published(name).name
 
     # Removing
@@ -316,7 +329,7 @@ class CheckpointStore:
         self._servable(clean)
         left = set(names)
         while left:
-            self._aliases.withdraw(names, clean)
+            self._home.change_aliases(lambda now: (moves.withdraw(now, names, clean), None))
             for name in sorted(left):
                 # An operator may have pointed an alias at it just now.
                 with contextlib.suppress(CheckpointUnusableError):
@@ -330,15 +343,13 @@ class CheckpointStore:
             CheckpointNotFoundError: There is none.
             CheckpointUnusableError: An alias points at it.
         """
-        with self._aliases.locked():
-            pointing = self.aliases().of(name)
+
+        def refuse(now: Aliases) -> None:
+            pointing = now.of(name)
             if pointing:
                 raise CheckpointUnusableError(f"{' and '.join(pointing)} points at {name}")
-            checkpoint = self.get(name)
-            folder = self._folder(CheckpointState.RETIRED, name)
-            if checkpoint.state is not CheckpointState.RETIRED:
-                rename_into(self._folder(checkpoint.state, name), folder)
-        _strip(folder)
+
+        self._home.retire(self._found(name), refuse)
 
     def retain(self, published: int, rejected: int) -> list[str]:
         """Retires all but the newest; what an alias points at stays, and so does every manifest.
@@ -365,22 +376,15 @@ class CheckpointStore:
 
     def sweep(self) -> None:
         """Removes what a crash left behind. For the trainer at its start, when nobody writes."""
-        for rubbish in (self.root / _ASIDE).iterdir():
-            shutil.rmtree(rubbish)
-        for retired in (self.root / CheckpointState.RETIRED).iterdir():
-            _strip(retired)
+        self._home.sweep()
 
     # Places
 
-    def _folder(self, state: CheckpointState, name: str) -> Path:
-        return self.root / state / name
-
-    def _read(self, state: CheckpointState, name: str) -> Checkpoint:
-        text = (self._folder(state, name) / MANIFEST).read_text(encoding="utf-8")
-        manifest = Manifest.from_file(text)
-        if manifest.name != name:
-            raise CheckpointCorruptError(f"the folder {name} holds the checkpoint {manifest.name}")
-        return Checkpoint(manifest, state)
+    def _found(self, name: str) -> Placed:
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            check_name(name)
+            return self._home.find(name)
+        raise CheckpointNotFoundError("no checkpoint goes by this name")
 
     def _published(self, name: str) -> Checkpoint:
         checkpoint = self.get(name)
@@ -389,44 +393,12 @@ class CheckpointStore:
         return checkpoint
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Every file under a folder; a link among them would lead out of what is synced and hashed."""
-    for parent, folders, names in os.walk(folder):
-        for name in (*folders, *names):
-            if (Path(parent) / name).is_symlink():
-                raise CheckpointCorruptError(f"{name} is a link; a checkpoint has files only")
-        yield from (Path(parent) / name for name in names)
+def _checkpoint(one: Placed) -> Checkpoint:
+    return Checkpoint(_read(one.name, one.text), one.state)
 
 
-def _file_facts(folder: Path) -> tuple[FileFact, ...]:
-    facts = [
-        FileFact(path.relative_to(folder).as_posix(), path.stat().st_size, file_digest(path))
-        for path in _files(folder)
-    ]
-    if not facts:
-        raise CheckpointCorruptError("the draft has no files")
-    return tuple(sorted(facts, key=lambda fact: fact.name))
-
-
-def _check_files(folder: Path, manifest: Manifest) -> None:
-    found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
-    found.pop(MANIFEST, None)
-    if found.keys() != {file.name for file in manifest.files}:
-        raise CheckpointCorruptError(f"{manifest.name} has other files than its manifest lists")
-    for file in manifest.files:
-        path = found[file.name]
-        # The size first: it is free, and tells of a truncated file at once.
-        if path.stat().st_size != file.size_bytes or file_digest(path) != file.digest:
-            raise CheckpointCorruptError(f"{file.name} of {manifest.name} is not as published")
-
-
-def _strip(folder: Path) -> None:
-    """Removes all files of a retired checkpoint but its manifest."""
-    for path in folder.iterdir():
-        if path.name == MANIFEST:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    sync(folder)
+def _read(name: str, text: str) -> Manifest:
+    manifest = Manifest.from_file(text)
+    if manifest.name != name:
+        raise CheckpointCorruptError(f"where {name} should lie is the checkpoint {manifest.name}")
+    return manifest

@@ -1,7 +1,7 @@
 """What the store can fail with.
 
     StoreError
-    ├── StoreUnavailableError        Redis can't be reached, or can't write now; try again later
+    ├── StoreUnavailableError        Redis, or the object store, can't be used now; try again later
     ├── RecordUnreadableError        stored text is not a record that this version knows
     ├── RequestIdReusedError         this request id was used with other content
     ├── PageTokenError               not a token of this list with these filters
@@ -13,7 +13,8 @@
     │   ├── CheckpointCorruptError   files or manifest are not what was published
     │   ├── CheckpointForeignError   made for another base model
     │   ├── CheckpointUnusableError  rejected or retired, or there is none to go back to
-    │   └── AliasMovedError          the alias no longer points where the caller believed
+    │   ├── AliasMovedError          the alias no longer points where the caller believed
+    │   └── CheckpointHomeError      the folder or object store can't be used as it is set up
     ├── ArchiveError
     │   ├── ArchiveLockedError       another trainer has it open
     │   ├── ArchiveBusyError         it is being read, so its file can't be written anew
@@ -35,7 +36,7 @@ class StoreError(Exception):
 
 
 class StoreUnavailableError(StoreError):
-    """Redis can't be reached, is loading, is full, or can't write to its disk.
+    """Redis, or the object store of checkpoints, can't be reached or can't do its work now.
 
     A write that raised this wrote nothing, or (when the connection broke after it was sent) wrote
     all of it: repeat it under the same id, and it is done once.
@@ -88,6 +89,10 @@ class CheckpointUnusableError(CheckpointError):
 
 class AliasMovedError(CheckpointError):
     """The alias points elsewhere than the caller believed; nothing was moved."""
+
+
+class CheckpointHomeError(CheckpointError):
+    """The folder or object store of checkpoints can't be used as it is set up."""
 
 
 class ArchiveError(StoreError):

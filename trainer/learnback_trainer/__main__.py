@@ -56,9 +56,13 @@ def _train(config: TrainerConfig, *, consolidate: bool) -> int:
     import torch
 
     from learnback_store.archive import Archive
-    from learnback_store.checkpoints import CheckpointStore
+    from learnback_store.checkpoints import open_checkpoints
     from learnback_store.connection import connect
-    from learnback_store.errors import ArchiveError, StoreUnavailableError
+    from learnback_store.errors import (
+        ArchiveError,
+        CheckpointHomeError,
+        StoreUnavailableError,
+    )
     from learnback_store.keys import Keys
     from learnback_trainer.health import Pulse
     from learnback_trainer.loop import Trainer
@@ -69,6 +73,7 @@ def _train(config: TrainerConfig, *, consolidate: bool) -> int:
     if config.trainer_threads:
         torch.set_num_threads(config.trainer_threads)
     try:
+        checkpoints = open_checkpoints(config.checkpoint_dir, config.checkpoint_cache)
         base = load_base(config.model, device=config.device, dtype=config.dtype)
         pulse = Pulse(config.health_patience)
         with (
@@ -84,7 +89,7 @@ def _train(config: TrainerConfig, *, consolidate: bool) -> int:
                 redis,
                 Keys(config.redis_namespace),
                 archive,
-                CheckpointStore(config.checkpoint_dir),
+                checkpoints,
                 _curriculum(config),
                 shape=LoraShape(config.lora_rank, config.lora_alpha),
                 round_size=config.round_size,
@@ -108,7 +113,9 @@ def _train(config: TrainerConfig, *, consolidate: bool) -> int:
                 _log.info("published %s", trainer.consolidate() or "nothing")
             else:
                 trainer.run()
-    except (TrainerError, ArchiveError, StoreUnavailableError, ValueError) as error:
+    except (
+        TrainerError, ArchiveError, CheckpointHomeError, StoreUnavailableError, ValueError,
+    ) as error:  # fmt: skip
         _log.error("%s", error)
         return 1
     return 0

@@ -6,8 +6,8 @@ A value is taken from the first place that has one: the flag (`--round-size 16`)
 
 Unknown flags and unknown keys of the file are refused. Unknown variables of the environment are
 not, for the server and the client share the prefix. What is set in both programs bears one name in
-both: model, device, dtype, redis_url, redis_namespace, checkpoint_dir, metrics_listen, log_level,
-log_format, otlp_endpoint.
+both: model, device, dtype, redis_url, redis_namespace, checkpoint_dir, checkpoint_cache,
+metrics_listen, log_level, log_format, otlp_endpoint.
 """
 
 from __future__ import annotations
@@ -56,7 +56,17 @@ class TrainerConfig(BaseSettings):
         pattern=r"^[A-Za-z0-9_-]+$",
         description="Prefix of all keys; the server's.",
     )
-    checkpoint_dir: Path = Field(description="Folder of checkpoints, shared with the server.")
+    checkpoint_dir: str = Field(
+        min_length=1,
+        description="Folder of checkpoints, shared with the server, or their place in an object "
+        "store: s3://BUCKET/PREFIX.",
+    )
+    checkpoint_cache: Path | None = Field(
+        None,
+        description="Local folder that checkpoints are written and fetched in, for an object "
+        "store; several programs may share it. Default: one of this user in the folder for "
+        "temporary files.",
+    )
     archive_file: Path = Field(
         description="File of the archive (SQLite), on a local disk; one trainer at a time."
     )

@@ -528,7 +528,8 @@ class Trainer:
 
     def _give_up_round(self) -> None:
         """Ends a round that was begun and not decided, so that its feedback is QUEUED again."""
-        settlement = settle(self._archive, self._checkpoints)
-        if settlement is not None:
-            with contextlib.suppress(StoreUnavailableError):
+        # What can't be reached now is settled at the next start.
+        with contextlib.suppress(StoreUnavailableError):
+            settlement = settle(self._archive, self._checkpoints)
+            if settlement is not None:
                 self._views.publish(settlement.views)
