@@ -17,7 +17,7 @@ RUN python3 -m venv /opt/learnback
 COPY pyproject.toml constraints.txt ./
 COPY scripts/requirements scripts/
 RUN python3 scripts/requirements > client.txt \
-  && python3 scripts/requirements server trainer > programs.txt
+  && python3 scripts/requirements server trainer s3 > programs.txt
 
 FROM needs AS client-needs
 RUN /opt/learnback/bin/pip install --constraint constraints.txt --requirement client.txt \

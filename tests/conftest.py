@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,12 @@ def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny Mistral whose queries see a sliding window of 24 tokens."""
     return _tiny(tmp_path_factory, "mistral")
+
+
+@pytest.fixture(scope="session")
+def s3_bucket() -> Iterator[str]:
+    """The URL of a bucket of an S3 server on this machine, which the environment names."""
+    from tests.s3 import S3Server
+
+    with S3Server() as server:
+        yield server.make_bucket("checkpoints")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from learnback_store.archive import Archive
-from learnback_store.checkpoints import CheckpointStore
+from learnback_store.checkpoints import CheckpointStore, open_checkpoints
 from learnback_store.connection import AsyncClient, Client, connect, connect_async
 from learnback_store.dead_letters import DeadLetters
 from learnback_store.embedded import EmbeddedRedis
@@ -94,9 +94,23 @@ def traffic(redis: Client, keys: Keys) -> Traffic:
     return Traffic(redis, keys)
 
 
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where checkpoints lie."""
+    if request.param == "folder":
+        return str(tmp_path / "checkpoints")
+    return f"{request.getfixturevalue('s3_bucket')}/{next(_namespaces)}"
+
+
 @pytest.fixture
-def checkpoints(tmp_path: Path) -> CheckpointStore:
-    return CheckpointStore(tmp_path / "checkpoints")
+def opened(place: str, tmp_path: Path) -> Callable[[], CheckpointStore]:
+    """Opens the same checkpoints, as one process after the other does."""
+    return lambda: open_checkpoints(place, tmp_path / "cache")
+
+
+@pytest.fixture
+def checkpoints(opened: Callable[[], CheckpointStore]) -> CheckpointStore:
+    return opened()
 
 
 @pytest.fixture

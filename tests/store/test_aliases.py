@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 from learnback_store.aliases import CANARY, LIVE, Aliases
-from learnback_store.checkpoints import CheckpointStore
+from learnback_store.checkpoints import CheckpointStore, open_checkpoints
 from learnback_store.errors import (
     AliasMovedError,
     CheckpointNotFoundError,
@@ -28,6 +29,8 @@ from learnback_store.errors import (
     RequestIdReusedError,
 )
 from tests.store.samples import publish
+
+_examples = itertools.count()
 
 
 @pytest.fixture
@@ -127,21 +130,28 @@ def test_nothing_is_promoted_that_does_not_exist(stocked: CheckpointStore) -> No
             stocked.promote(name)
 
 
+@pytest.mark.parametrize("place", ["folder"], indirect=True)
 def test_a_damaged_file_is_told(stocked: CheckpointStore) -> None:
     (stocked.root / "aliases.json").write_text("{")
     with pytest.raises(RecordUnreadableError):
         stocked.aliases()
 
 
-def test_moves_at_once_come_one_after_the_other(stocked: CheckpointStore) -> None:
-    def move(index: int) -> None:
-        store = CheckpointStore(stocked.root)
-        store.promote(("one", "two", "three")[index % 3], request_id=str(index))
+def test_moves_at_once_come_one_after_the_other(
+    stocked: CheckpointStore, opened: Callable[[], CheckpointStore], place: str
+) -> None:
+    workers, each = (4, 6) if "://" in place else (8, 8)
 
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        list(pool.map(move, range(60)))
+    def move(worker: int) -> None:
+        store = opened()
+        for number in range(each):
+            name = ("one", "two", "three")[(worker + number) % 3]
+            store.promote(name, request_id=f"{worker}-{number}")
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        list(pool.map(move, range(workers)))
     moves = stocked.aliases().moves
-    assert stocked.aliases().serial == len(moves) == 60
+    assert stocked.aliases().serial == len(moves) == workers * each
     for earlier, later in itertools.pairwise(moves):
         assert later.before == earlier.after
 
@@ -158,13 +168,16 @@ def test_a_bounded_number_of_moves_is_remembered() -> None:
 class AliasMachine(RuleBasedStateMachine):
     """Aliases against a model."""
 
-    root: Path
+    place: str
+    cache: Path
     names = ("one", "two", "three", "base")
 
     @initialize()
     def begin(self) -> None:
-        (self.root / "aliases.json").unlink(missing_ok=True)
-        self.store = CheckpointStore(self.root)
+        self.place = f"{type(self).place}-{next(_examples)}"
+        self.store = open_checkpoints(self.place, self.cache)
+        for name in ("one", "two", "three"):
+            publish(self.store, name)
         self.model = {"live": "base"}
 
     def _set_live(self, name: str) -> None:
@@ -197,11 +210,16 @@ class AliasMachine(RuleBasedStateMachine):
 
     @invariant()
     def equal(self) -> None:
-        assert dict(CheckpointStore(self.root).aliases().targets) == self.model
+        assert dict(self.store.aliases().targets) == self.model
+
+    def teardown(self) -> None:
+        assert dict(open_checkpoints(self.place, self.cache).aliases().targets) == self.model
 
 
-def test_aliases_behave_as_their_model(stocked: CheckpointStore) -> None:
-    machine = type("Machine", (AliasMachine,), {"root": stocked.root})
+def test_aliases_behave_as_their_model(place: str, tmp_path: Path) -> None:
+    machine = type("Machine", (AliasMachine,), {"place": place, "cache": tmp_path / "cache"})
+    # A step is a dozen requests of an object store.
+    examples = 3 if "://" in place else 25
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=25, stateful_step_count=15, deadline=None)
+        machine, settings=settings(max_examples=examples, stateful_step_count=15, deadline=None)
     )

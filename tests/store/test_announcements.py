@@ -67,6 +67,7 @@ async def test_without_redis_it_polls(
         announce(connect(NOWHERE), Keys(), 1)
 
 
+@pytest.mark.parametrize("place", ["folder"], indirect=True)
 async def test_a_damaged_file_is_survived(
     checkpoints: CheckpointStore,
     async_redis: AsyncClient,

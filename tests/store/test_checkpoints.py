@@ -91,6 +91,7 @@ def _manifest_of_another_kind(folder: Path) -> None:
     (folder / MANIFEST).write_text("[]")
 
 
+@pytest.mark.parametrize("place", ["folder"], indirect=True)
 @pytest.mark.parametrize(
     "damage",
     [
@@ -149,7 +150,7 @@ def test_a_draft_that_fails_leaves_nothing(checkpoints: CheckpointStore) -> None
     with contextlib.suppress(RuntimeError), checkpoints.draft() as draft:
         write_files(draft, "x")
         raise RuntimeError
-    assert not list((checkpoints.root / "aside").iterdir())
+    assert not draft.exists()
     assert checkpoints.all() == []
 
 
@@ -187,12 +188,23 @@ def test_lists_are_newest_first_and_by_state(checkpoints: CheckpointStore) -> No
 
 
 def test_retiring_keeps_the_manifest_only(checkpoints: CheckpointStore) -> None:
-    publish(checkpoints, "ckpt-1")
+    published = publish(checkpoints, "ckpt-1")
+    folder = checkpoints.fetch("ckpt-1")
     checkpoints.retire("ckpt-1")
+    checkpoints.retire("ckpt-1")
+    assert not folder.exists()
+    assert checkpoints.get("ckpt-1").state is CheckpointState.RETIRED
+    assert checkpoints.get("ckpt-1").manifest == published.manifest
+    with pytest.raises(CheckpointUnusableError):
+        checkpoints.fetch("ckpt-1")
+
+
+@pytest.mark.parametrize("place", ["folder"], indirect=True)
+def test_of_a_retired_one_no_file_is_left(checkpoints: CheckpointStore) -> None:
+    publish(checkpoints, "ckpt-1")
     checkpoints.retire("ckpt-1")
     folder = checkpoints.root / "retired" / "ckpt-1"
     assert [path.name for path in folder.iterdir()] == [MANIFEST]
-    assert checkpoints.get("ckpt-1").state is CheckpointState.RETIRED
 
 
 def test_what_an_alias_points_at_is_never_retired(checkpoints: CheckpointStore) -> None:
@@ -229,6 +241,7 @@ def test_names_and_aliases_resolve(checkpoints: CheckpointStore) -> None:
         checkpoints.resolve("nothing")
 
 
+@pytest.mark.parametrize("place", ["folder"], indirect=True)
 def test_sweeping_removes_what_a_crash_left(checkpoints: CheckpointStore) -> None:
     publish(checkpoints, "ckpt-1")
     rubbish = checkpoints.root / "aside" / "half"
