@@ -22,11 +22,10 @@ class S3Server:
     def __enter__(self) -> Self:
         # A line for each request.
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        self._server.start()
-        host, port = self._server.get_host_and_port()
+        self._start(0)
+        host, self._port = self._server.get_host_and_port()
         self._before = dict(os.environ)
-        os.environ.update(_ACCESS, AWS_ENDPOINT_URL=f"http://{host}:{port}")
+        os.environ.update(_ACCESS, AWS_ENDPOINT_URL=f"http://{host}:{self._port}")
         self.client = boto3.client("s3")
         return self
 
@@ -34,9 +33,17 @@ class S3Server:
         self.client.create_bucket(Bucket=name)
         return f"s3://{name}"
 
+    def _start(self, port: int) -> None:
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+        self._server.start()
+
     def stop(self) -> None:
         """Goes away; `with` may still end it."""
         self._server.stop()
+
+    def start_again(self) -> None:
+        """Comes back at the same address, with all it had: it lies in this process."""
+        self._start(self._port)
 
     def __exit__(self, *_: object) -> None:
         self._server.stop()

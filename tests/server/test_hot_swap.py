@@ -98,7 +98,8 @@ def publish_adapter(
     name = store.new_name()
     with store.draft() as draft:
         adapted.save_pretrained(str(draft))
-        manifest = Manifest(name, CheckpointKind.ADAPTER, BASE, "tiny", base_digest, **fields)
+        told = {"parent": BASE, "base_model": "tiny", "base_digest": base_digest} | fields
+        manifest = Manifest(name, CheckpointKind.ADAPTER, **told)
         store.publish(draft, manifest)
     plain = PlainModel.__new__(PlainModel)
     plain.network = adapted.merge_and_unload().eval()

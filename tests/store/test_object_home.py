@@ -128,7 +128,7 @@ def test_a_crash_at_any_call_leaves_nothing_between(
         with suppress(CheckpointExistsError):
             act(again)
         assert _facts(again) == _facts_of_a_whole_run(act, tmp_path)
-    assert at > 5
+    assert at >= 5
 
 
 def _facts(store: CheckpointStore) -> object:
