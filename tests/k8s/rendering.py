@@ -75,7 +75,8 @@ class Rendered:
         """What is set for it; a value out of a secret is "secret"."""
         variables: dict[str, str] = {}
         for source in container.get("envFrom", ()):
-            variables |= self.get("ConfigMap", source["configMapRef"]["name"])["data"]
+            if "configMapRef" in source:  # what a whole secret sets is not known here
+                variables |= self.get("ConfigMap", source["configMapRef"]["name"])["data"]
         for variable in container.get("env", ()):
             variables[variable["name"]] = variable.get("value", "secret")
         return variables

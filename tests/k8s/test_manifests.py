@@ -28,9 +28,12 @@ from tests.k8s.kinds import newest_versions, validator
 from tests.k8s.rendering import K8S, Rendered, port_names, render
 
 # What is optional is tested together, on the overlay that has the most.
-COMPONENTS = ("keda", "podmonitor", "gateway", "networkpolicy", "tls", "auth")
+COMPONENTS = ("keda", "podmonitor", "gateway", "networkpolicy", "tls", "auth", "object-store")
 # Made by whoever installs it, or by cert-manager.
-SECRETS = {"learnback-redis", "learnback-tokens", "learnback-server-tls", "learnback-authority"}
+SECRETS = {
+    "learnback-redis", "learnback-tokens", "learnback-server-tls", "learnback-authority",
+    "learnback-object-store",
+}  # fmt: skip
 PROGRAMS = {
     "learnback-server": (ServerConfig, read_server),
     "learnback-trainer": (TrainerConfig, read_trainer),
@@ -167,6 +170,7 @@ def test_what_is_referred_to_is_there(rendered: Rendered) -> None:
     text = json.dumps(rendered.objects)
     assert set(re.findall(r'"configMapRef": {"name": "([^"]+)"', text)) <= maps
     assert set(re.findall(r'"claimName": "([^"]+)"', text)) <= claims
+    assert set(re.findall(r'"secretRef": {"name": "([^"]+)"', text)) <= SECRETS
     assert (
         set(re.findall(r'"(?:secretName|secretKeyRef": {"key": "\w+", "name)": "([^"]+)"', text))
         <= SECRETS
@@ -181,6 +185,33 @@ def test_what_is_referred_to_is_there(rendered: Rendered) -> None:
         for volume in pod.get("volumes", ()):
             if "configMap" in volume:
                 assert volume["configMap"]["name"] in maps
+
+
+def test_an_object_store_takes_the_place_of_the_volume(everything: Path) -> None:
+    rendered = Rendered("everything", render(everything))
+    assert not rendered.of_kind("PersistentVolumeClaim")
+    rendered.get("ServiceAccount", "learnback")
+    for name, pod in rendered.pods():
+        if name not in PROGRAMS:
+            continue
+        assert pod["serviceAccountName"] == "learnback"
+        assert "persistentVolumeClaim" not in json.dumps(pod)
+        [container] = pod["containers"]
+        environment = rendered.environment(container)
+        assert environment["LEARNBACK_CHECKPOINT_DIR"].startswith("s3://")
+        cache = Path(environment["LEARNBACK_CHECKPOINT_CACHE"])
+        [mount] = [
+            each for each in container["volumeMounts"] if Path(each["mountPath"]) in cache.parents
+        ]
+        [volume] = [each for each in pod["volumes"] if each["name"] == mount["name"]]
+        assert "emptyDir" in volume
+        assert {"secretRef": {"name": "learnback-object-store", "optional": True}} in container[
+            "envFrom"
+        ]
+    trainer = rendered.get("StatefulSet", "learnback-trainer")
+    assert [each["metadata"]["name"] for each in trainer["spec"]["volumeClaimTemplates"]] == [
+        "archive"
+    ]
 
 
 def test_services_lead_to_ports(rendered: Rendered) -> None:
