@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from torch.distributed.run import get_args_parser
 from typer.main import get_command
 
 from learnback.v1 import feedback_pb2, inference_pb2, learning_pb2
@@ -28,7 +29,9 @@ from tests.k8s.kinds import newest_versions, validator
 from tests.k8s.rendering import K8S, Rendered, port_names, render
 
 # What is optional is tested together, on the overlay that has the most.
-COMPONENTS = ("keda", "podmonitor", "gateway", "networkpolicy", "tls", "auth", "object-store")
+COMPONENTS = (
+    "keda", "podmonitor", "gateway", "networkpolicy", "tls", "auth", "object-store", "several-gpus",
+)  # fmt: skip
 # Made by whoever installs it, or by cert-manager.
 SECRETS = {
     "learnback-redis", "learnback-tokens", "learnback-server-tls", "learnback-authority",
@@ -305,3 +308,19 @@ def test_a_gpu_is_asked_for_where_it_is_used() -> None:
         assert name in PROGRAMS
         assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
         assert container["image"].endswith("-cuda")
+
+
+def test_each_process_of_several_has_a_gpu(everything: Path) -> None:
+    rendered = Rendered("everything", render(everything))
+    [trainer] = [one for name, one in rendered.containers() if name == "learnback-trainer"]
+    pod = dict(rendered.pods())["learnback-trainer"]
+    command = trainer["command"]
+    gpus = trainer["resources"]["limits"]["nvidia.com/gpu"]
+    assert f"--nproc-per-node={gpus}" in command
+    options = {one.partition("=")[0] for one in command if one.startswith("--")}
+    assert options <= {
+        name for action in get_args_parser()._actions for name in action.option_strings
+    }
+    [seconds] = [int(one[19:]) for one in command if one.startswith("--shutdown-timeout=")]
+    assert seconds < pod["terminationGracePeriodSeconds"]
+    assert command[-2:] == ["-m", "learnback_trainer"]

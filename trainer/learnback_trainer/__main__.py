@@ -4,6 +4,9 @@ SIGTERM or SIGINT gives up a round that is not decided yet, or lets one that is 
 end; its feedback stays in the queue, and nothing is lost. Before the model has loaded it ends the
 process. Exit codes: 0 after either, 1 if the trainer could not start, 2 if the configuration was
 refused.
+
+`torchrun --nproc-per-node N -m learnback_trainer` starts N processes that hold one model together:
+the first is the trainer, and the others do their share of what the model has to do (`team.py`).
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ from typing import TYPE_CHECKING
 from learnback_telemetry.exposition import Exposition
 from learnback_telemetry.logs import set_up_logging
 from learnback_telemetry.tracing import open_tracer
-from learnback_trainer.config import ConfigError, TrainerConfig, read_command_line
-from learnback_trainer.errors import TrainerError
+from learnback_trainer.config import ConfigError, TrainerConfig, follows, read_command_line
+from learnback_trainer.errors import TeamError, TrainerError
 
 if TYPE_CHECKING:
     from learnback_store.connection import Client
@@ -46,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(command.config.to_toml())
         return 0
     config = command.config
-    set_up_logging("learnback_trainer", config.log_level, config.log_format)
+    level = "error" if follows(os.environ) and config.log_level != "debug" else config.log_level
+    set_up_logging("learnback_trainer", level, config.log_format)
     _stop_at_once()
     return _train(config, consolidate=command.consolidate)
 
@@ -64,17 +68,24 @@ def _train(config: TrainerConfig, *, consolidate: bool) -> int:
         StoreUnavailableError,
     )
     from learnback_store.keys import Keys
+    from learnback_trainer.following import follow
     from learnback_trainer.health import Pulse
     from learnback_trainer.loop import Trainer
     from learnback_trainer.metrics import TrainerMetrics
     from learnback_trainer.pupil import LoraShape, load_base
+    from learnback_trainer.team import join
 
     metrics = TrainerMetrics()
     if config.trainer_threads:
         torch.set_num_threads(config.trainer_threads)
     try:
+        team = join(config.device)
+        if not team.leads:
+            follow(load_base(config.model, device=config.device, dtype=config.dtype, team=team))
+            team.end()
+            return 0
         checkpoints = open_checkpoints(config.checkpoint_dir, config.checkpoint_cache)
-        base = load_base(config.model, device=config.device, dtype=config.dtype)
+        base = load_base(config.model, device=config.device, dtype=config.dtype, team=team)
         pulse = Pulse(config.health_patience)
         with (
             connect(config.redis_url) as redis,
@@ -113,6 +124,12 @@ def _train(config: TrainerConfig, *, consolidate: bool) -> int:
                 _log.info("published %s", trainer.consolidate() or "nothing")
             else:
                 trainer.run()
+        team.end()
+    except TeamError as error:
+        _log.error("%s", error)
+        logging.shutdown()
+        # A collective operation that others have left may never end, nor let go of the process.
+        os._exit(1)
     except (
         TrainerError, ArchiveError, CheckpointHomeError, StoreUnavailableError, ValueError,
     ) as error:  # fmt: skip

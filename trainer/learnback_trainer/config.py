@@ -34,6 +34,8 @@ ENV_PREFIX = "LEARNBACK_"
 # May hold a password; never printed.
 _SECRET = frozenset({"redis_url"})
 _HOST_PORT_OR_NONE = r"^(([^:\s]+|\[[0-9a-fA-F:.]+\]):\d{1,5})?$"
+# What `torchrun` says of how many processes it has started.
+_PROCESSES = "WORLD_SIZE"
 _FILE_VARIABLE = f"{ENV_PREFIX}TRAINER_CONFIG"
 
 
@@ -340,7 +342,28 @@ def read_command_line(
         if ENV_PREFIX + name.upper() in environment
     }
     values |= flags(parsed_args=arguments)()
-    return CommandLine(_validated(values), arguments.print_config, arguments.consolidate)
+    config = _validated(values)
+    if int(environment.get(_PROCESSES, "1")) > 1:
+        _refuse_for_several(config)
+    return CommandLine(config, arguments.print_config, arguments.consolidate)
+
+
+def follows(environment: Mapping[str, str]) -> bool:
+    """Whether `torchrun` has started this process beside one that leads."""
+    return environment.get("RANK", "0") != "0"
+
+
+def _refuse_for_several(config: TrainerConfig) -> None:
+    if config.method == "full":
+        raise ConfigError(
+            "method: several processes teach an adapter together, and no full weights: choose "
+            "--method lora, or start one process (torchrun --nproc-per-node 1)"
+        )
+    if ":" in config.device:
+        raise ConfigError(
+            f"device: each of several processes has a GPU of its own, and {config.device} is one: "
+            "choose --device cuda"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@
     ├── ModelError           the model can't be loaded, or not taught
     ├── CanaryError          the file of canaries can't be read
     ├── LessonError          this exchange can't be put before the model
+    ├── TeamError            another process that holds the model has gone, or can't be reached
     └── RoundStoppedError    the trainer was told to stop in the middle of a round
 
 `config.ConfigError` stands apart: it is raised before any of this is imported. Messages bear no
@@ -27,6 +28,10 @@ class CanaryError(TrainerError):
 
 class LessonError(TrainerError):
     """An exchange can't be put before the model; the message says why."""
+
+
+class TeamError(TrainerError):
+    """The processes that hold one model can't go on together; all of them end."""
 
 
 class RoundStoppedError(TrainerError):

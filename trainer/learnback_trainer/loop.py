@@ -45,7 +45,7 @@ from learnback_trainer.board import Board
 from learnback_trainer.consolidating import answers_now, compared, is_due, longer
 from learnback_trainer.drift import drift_of
 from learnback_trainer.erasing import Eraser
-from learnback_trainer.errors import ModelError, RoundStoppedError
+from learnback_trainer.errors import ModelError, RoundStoppedError, TeamError
 from learnback_trainer.lessons import Exercise
 from learnback_trainer.metrics import TrainerMetrics
 from learnback_trainer.publishing import Candidate, open_pupil, publish, put_aside
@@ -155,6 +155,7 @@ class Trainer:
 
         Raises:
             ModelError: What is live can't be taught on by the method that is configured.
+            TeamError: Another process that holds the model has gone.
         """
         live, method = self._checkpoints.aliases().live, self._curriculum.recipe.method
         if live != BASE and method is Method.LORA and self._method_of(live) is Method.FULL:
@@ -173,6 +174,8 @@ class Trainer:
             except StoreUnavailableError as error:
                 _log.warning("%s; trying again", error)
                 self._stopped.wait(_RETRY_SECONDS)
+            except TeamError:
+                raise
             except Exception:  # noqa: BLE001  # logged with its trace, and bounded by deliveries
                 # Whatever one round dies of must not keep the next one from being held: the
                 # feedback is delivered again, then alone, and at last becomes a dead letter.

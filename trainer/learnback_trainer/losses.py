@@ -147,7 +147,9 @@ def step_loss(
 ) -> StepLoss:
     """Returns the mean losses of exercises and anchors.
 
-    An exercise of weight w counts w times; light ones do not make the anchors count for more.
+    An exercise of weight w counts w times; light ones do not make the anchors count for more. Of a
+    team each process computes its share, so that the sums over all are the means, and so are the
+    gradients'.
 
     Args:
         pupil: The model.
@@ -156,17 +158,31 @@ def step_loss(
         anchors: Likewise; may be none.
         mixture: How each is learned.
     """
-    rehearsed = [(one.prompt, one.answer) for one in anchors]
-    asked = [_asked(one, teacher) for one in exercises]
-    step = _Step(teacher, mixture, *_common(pupil, teacher, exercises, anchors))
+    dealt = pupil.team.share(exercises)
+    near = pupil.team.share(anchors, len(exercises))
+    # Who has none repeats one that counts nothing, for all must go through the model alike.
+    own = dealt or exercises[:1]
+    rehearsed = [(one.prompt, one.answer) for one in near]
+    apart = _mismatched(exercises, anchors, pupil.reader.context_tokens)
+    with pupil.evenly():
+        asked = [_asked(one, teacher) for one in own]
+        ratios = _log_ratios(pupil, teacher, pupil.team.share(apart))
+        revised = _revised(teacher, own)
+        expected = teacher.expects(rehearsed)
+        for one, pairs in zip(own, asked, strict=True):
+            teacher.log_likelihoods(_compared(one, pairs))
+    point = kto.reference_point(torch.tensor(pupil.team.joined(ratios) if apart else ()))
+    step = _Step(teacher, mixture, revised, point)
     logits = iter(pupil.logits([pair for pairs in (*asked, rehearsed) for pair in pairs]))
     lessons = [
         one.weight * step.loss(one, pairs, [next(logits) for _ in pairs])
-        for one, pairs in zip(exercises, asked, strict=True)
+        for one, pairs in zip(own, asked, strict=True)
     ]
-    held = [one.loss(next(logits)) for one in teacher.expects(rehearsed)]
-    total = torch.stack(lessons).mean()
-    return StepLoss(total, torch.stack(held).mean() if held else total.new_zeros(()))
+    held = [one.loss(next(logits)) for one in expected]
+    total = torch.stack(lessons).mean() * (len(dealt) / len(exercises))
+    if not held:
+        return StepLoss(total, total.new_zeros(()))
+    return StepLoss(total, torch.stack(held).mean() * (len(near) / len(anchors)))
 
 
 def _asked(exercise: Exercise, teacher: Teacher) -> list[Pair]:
@@ -177,22 +193,30 @@ def _asked(exercise: Exercise, teacher: Teacher) -> list[Pair]:
     return [own] if exercise.good else [own, teacher.instead(own)[0]]
 
 
-def _common(
-    pupil: Pupil, teacher: Teacher, exercises: Sequence[Exercise], anchors: Sequence[Anchor]
-) -> tuple[dict[Pair, Expected], Tensor]:
-    """What all exercises of a step share: the teacher's distributions, and KTO's point z."""
+def _compared(exercise: Exercise, pairs: Sequence[Pair]) -> Sequence[Pair]:
+    """The answers of an exercise whose likelihood is compared with the live model's."""
+    if exercise.objective is Objective.KTO:
+        return pairs[:1]
+    return pairs if exercise.objective is Objective.DPO else ()
+
+
+def _revised(teacher: Teacher, exercises: Sequence[Exercise]) -> dict[Pair, Expected]:
+    """What the teacher of critiques expects."""
     told = [one for one in exercises if one.objective is Objective.DISTILLATION]
     read = [(one.dialogue, one.target) for one in told]
-    prompts = [one.prompt for one in exercises] + [one.prompt for one in anchors]
-    pairs = _mismatched(exercises, prompts, pupil.reader.context_tokens)
-    ratios = torch.tensor(log_likelihoods(pupil, pairs)) - torch.tensor(
-        teacher.log_likelihoods(pairs)
-    )
-    return dict(zip(read, teacher.revises(read), strict=True)), kto.reference_point(ratios)
+    return dict(zip(read, teacher.revises(read), strict=True))
 
 
-def _mismatched(exercises: Sequence[Exercise], prompts: Sequence[Ids], room: int) -> list[Pair]:
+def _log_ratios(pupil: Pupil, teacher: Teacher, pairs: Sequence[Pair]) -> list[float]:
+    """How much likelier whole answers are to the student than to the live model, in nats."""
+    own, live = log_likelihoods(pupil, pairs), teacher.log_likelihoods(pairs)
+    ratios: list[float] = (torch.tensor(own) - torch.tensor(live)).tolist()
+    return ratios
+
+
+def _mismatched(exercises: Sequence[Exercise], anchors: Sequence[Anchor], room: int) -> list[Pair]:
     """Rated answers, each after the next prompt that is not its own, where there is one."""
+    prompts = [one.prompt for one in exercises] + [one.prompt for one in anchors]
     found = []
     for place, one in enumerate(exercises):
         if one.objective is Objective.KTO:

@@ -12,8 +12,10 @@ from learnback_store.records import Objective
 from learnback_store.rounds import Round
 from learnback_telemetry.tracing import traceparent
 from learnback_trainer.acceptance import Fitted
+from learnback_trainer.errors import ModelError
 from learnback_trainer.pupil import Base, LoraShape, Pupil
-from learnback_trainer.students import Method
+from learnback_trainer.students import FULL_WANTS_ONE, Method
+from learnback_trainer.team_pupil import TeamPupil
 
 # What computes the weights, and so belongs to their provenance.
 _LIBRARIES = ("learnback", "peft", "torch", "transformers")
@@ -44,10 +46,15 @@ def open_pupil(
         CheckpointError: The checkpoint is missing, changed, or made for another base model.
         ModelError: It does not fit, or can't be taught on by this method.
     """
-    if parent == BASE:
-        return Pupil(base, None, shape, seed, method)
-    checkpoints.verify(parent, base.digest)
-    return Pupil(base, checkpoints.fetch(parent), shape, seed, method)
+    folder = None
+    if parent != BASE:
+        checkpoints.verify(parent, base.digest)
+        folder = checkpoints.fetch(parent)
+    if base.team.size == 1:
+        return Pupil(base, folder, shape, seed, method)
+    if method is Method.FULL:
+        raise ModelError(FULL_WANTS_ONE)
+    return TeamPupil(base, folder, shape, seed)
 
 
 def publish(

@@ -12,10 +12,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
@@ -29,8 +29,12 @@ from learnback_store.manifest import CheckpointKind
 from learnback_trainer.errors import ModelError
 from learnback_trainer.reader import Ids, Reader
 from learnback_trainer.students import Method, student_of
+from learnback_trainer.team import ALONE, Team
 
 _log = logging.getLogger(__name__)
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 NANO = "nano"
 """Stands for the embedded model, which is a folder inside a package rather than a name."""
@@ -55,6 +59,8 @@ class Base:
     """`learnback_store.digests.model_digest` of its folder."""
     network: PreTrainedModel
     reader: Reader
+    team: Team = ALONE
+    """The processes that hold it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +71,14 @@ class LoraShape:
     alpha: int = 16
 
 
-def load_base(name: str, *, device: str = "auto", dtype: str = "auto") -> Base:
+def load_base(name: str, *, device: str = "auto", dtype: str = "auto", team: Team = ALONE) -> Base:
     """Loads the base model.
 
     Args:
         name: "nano", a folder, or a name of the hub.
         device: "cpu", "cuda", "cuda:N" or "auto".
         dtype: Name of a torch dtype; "auto" is float32 on the CPU and as stored on CUDA.
+        team: The processes that hold it, each a part.
 
     Raises:
         ModelError: There is no such model, or it can't be taught here.
@@ -83,13 +90,13 @@ def load_base(name: str, *, device: str = "auto", dtype: str = "auto") -> Base:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=kind)
-        network = network.to(device).eval()
+        network = team.place(network.eval(), device)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"{name}: the model can't be loaded: {error}") from error
     network.requires_grad_(requires_grad=False)
     context = int(network.config.get_text_config().max_position_embeddings)
     reader = Reader(tokenizer, _end_ids(network, tokenizer), context)
-    return Base(name, model_digest(folder), network, reader)
+    return Base(name, model_digest(folder), network, reader, team)
 
 
 def _folder(name: str) -> Path:
@@ -140,7 +147,9 @@ class Pupil:
         seed: int = 0,
         method: Method = Method.LORA,
     ) -> None:
-        self.reader = base.reader
+        self.reader, self.team = base.reader, base.team
+        self.course: Any = None
+        """What `update.py` keeps between two steps of teaching."""
         shape = shape or LoraShape()
         self._student = student_of(base.network, parent, method, shape.rank, shape.alpha, seed)
         self._model.eval()
@@ -149,6 +158,7 @@ class Pupil:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.course = None
         self._student.close()
 
     @property
@@ -159,6 +169,19 @@ class Pupil:
     def kind(self) -> CheckpointKind:
         """What a checkpoint of the student is."""
         return self._student.kind
+
+    def together(
+        self,
+        work: Callable[Concatenate[Pupil, _Arguments], _Result],
+        *args: _Arguments.args,
+        **kwargs: _Arguments.kwargs,
+    ) -> _Result:
+        """Does a piece of work on all processes that hold the model; here there is one."""
+        return work(self, *args, **kwargs)
+
+    def evenly(self) -> contextlib.AbstractContextManager[None]:
+        """Within this, each process may ask the model as often as it needs."""
+        return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def as_live(self) -> Iterator[None]:
@@ -229,7 +252,7 @@ class Pupil:
         )
         with _seeded(seed):
             output = self._model.generate(
-                input_ids=ids, attention_mask=mask, generation_config=settings
+                input_ids=ids, attention_mask=mask, generation_config=settings, synced_gpus=False
             )
         return [self._until_end(row[ids.shape[1] :]) for row in output.tolist()]
 

@@ -30,6 +30,10 @@ FULL_IS_LIVE = (
     "full weights are live, and no adapter can go on from them: go on with --method full, or begin "
     "anew from the base model with --consolidate"
 )
+FULL_WANTS_ONE = (
+    "full weights are taught, and read, by one process: start the trainer without torchrun, or "
+    "with --nproc-per-node 1"
+)
 # What tells a folder with an adapter from one with all weights.
 _ADAPTER_FILE = "adapter_config.json"
 

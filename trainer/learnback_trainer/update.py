@@ -114,21 +114,18 @@ def teach(
         rng: Draws what comes in which step.
         watch: Told after each step; what it raises ends the teaching.
     """
-    optimiser = torch.optim.AdamW(pupil.weights(), lr=recipe.learning_rate, weight_decay=0.0)
     now, progress = list(exercises), Progress(0, recipe.steps, 0.0, 0.0)
     lessons = _draws(range(len(now)), recipe.lessons, rng)
     rehearsals = _draws(anchors, recipe.anchors, rng)
-    teacher = Teacher(pupil, recipe.mixture)
+    pupil.together(_begin, recipe)
     last = recipe.steps
     moved: list[float] = []
     for step in range(1, recipe.steps + 1):
-        optimiser.param_groups[0]["lr"] = recipe.learning_rate_at(step, last)
+        rate = recipe.learning_rate_at(step, last)
         drawn = [now[i] for i in next(lessons)]
-        loss = step_loss(pupil, teacher, drawn, next(rehearsals), recipe.mixture)
-        whole = loss.lessons + recipe.anchor_weight * loss.anchors
-        _move(pupil, optimiser, whole, recipe.max_gradient)
-        teacher.follow()
-        progress = Progress(step, recipe.steps, loss.lessons.item(), loss.anchors.item())
+        progress = Progress(
+            step, recipe.steps, *pupil.together(_step, drawn, next(rehearsals), rate)
+        )
         moved.append(progress.anchor_loss)
         watch(progress)
         if step == last:
@@ -141,6 +138,7 @@ def teach(
             moved.clear()
             if learned and calm and step >= recipe.least_steps:
                 last = min(last, step + recipe.settle_steps)
+    pupil.together(_end)
     return Taught(now, progress.step, progress.lesson_loss, progress.anchor_loss)
 
 
@@ -172,13 +170,56 @@ def _usable(exercise: Exercise, pupil: Pupil) -> bool:
     return bool(text.strip()) and pupil.reader.ended(exercise.target)
 
 
-def _move(
-    pupil: Pupil, optimiser: torch.optim.Optimizer, loss: Tensor, max_gradient: float
-) -> None:
-    optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(pupil.weights(), max_gradient)
-    optimiser.step()
+class _Course:
+    """What is kept between two steps, by each process that holds the model.
+
+    Args:
+        pupil: The model.
+        recipe: How it is taught.
+    """
+
+    def __init__(self, pupil: Pupil, recipe: Recipe) -> None:
+        self._pupil, self._recipe = pupil, recipe
+        self._teacher = Teacher(pupil, recipe.mixture)
+        self._optimiser = torch.optim.AdamW(
+            pupil.weights(), lr=recipe.learning_rate, weight_decay=0.0
+        )
+
+    def step(
+        self, exercises: Sequence[Exercise], anchors: Sequence[Anchor], learning_rate: float
+    ) -> tuple[float, float]:
+        """Moves the student once; returns the mean losses of exercises and anchors."""
+        self._optimiser.param_groups[0]["lr"] = learning_rate
+        loss = step_loss(self._pupil, self._teacher, exercises, anchors, self._recipe.mixture)
+        self._move(loss.lessons + self._recipe.anchor_weight * loss.anchors)
+        self._teacher.follow()
+        figures = torch.stack([loss.lessons.detach(), loss.anchors.detach()])
+        self._pupil.team.add_up([figures])
+        lessons, held = figures.tolist()
+        return lessons, held
+
+    def _move(self, loss: Tensor) -> None:
+        weights = self._pupil.weights()
+        self._optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._pupil.team.add_up([one.grad for one in weights if one.grad is not None])
+        torch.nn.utils.clip_grad_norm_(weights, self._recipe.max_gradient)
+        self._optimiser.step()
+
+
+def _begin(pupil: Pupil, recipe: Recipe) -> None:
+    pupil.course = _Course(pupil, recipe)
+
+
+def _step(
+    pupil: Pupil, exercises: Sequence[Exercise], anchors: Sequence[Anchor], learning_rate: float
+) -> tuple[float, float]:
+    course: _Course = pupil.course
+    return course.step(exercises, anchors, learning_rate)
+
+
+def _end(pupil: Pupil) -> None:
+    pupil.course = None
 
 
 def _draws(items: Sequence[_Item], count: int, rng: Random) -> Iterator[list[_Item]]:
