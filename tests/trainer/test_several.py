@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -27,7 +29,7 @@ from learnback_store.keys import Keys
 from learnback_store.manifest import BASE
 from learnback_store.records import FeedbackRecord, FeedbackState, Preference, Preferred, Rating
 from learnback_store.trainer_status import read_status
-from tests.trainer.critics import asked, correction, submit
+from tests.trainer.critics import asked, correction, criticism, submit
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -41,8 +43,14 @@ ALONE = (sys.executable,)
 
 def _records() -> list[FeedbackRecord]:
     return [
-        correction("What is the capital of France?", "Paris.", "Lyon, of course."),
+        correction(
+            "What is the capital of France?",
+            "The capital of France is Paris.",
+            "The capital of France is Rome.",
+        ),
+        criticism("emoji", "note", Random(1)),
         asked("What is the opposite of hot?", "The opposite of hot is cold.", Rating(1.0)),
+        asked("Tell me the opposite of false.", "The opposite of false is true.", Rating(-1.0)),
         asked(
             "Tell me the capital of Canada.",
             "The capital of Canada is Ottawa.",
@@ -165,6 +173,8 @@ def test_two_learn_what_one_learns(trainers: Trainers, redis_url: str, keys: Key
         process.send_signal(signal.SIGTERM)
         process.wait(120)
         _wait(lambda pids=started: not any(map(_alive, pids)), own, trainers)
+    [(weights, held)] = re.findall(r"of its (\d+) weights this one has (\d+)", trainers.log(keys))
+    assert int(held) < 0.51 * int(weights)  # rows of 4,691 pieces are not even
     one, two = adapters
     assert one.keys() == two.keys()
     apart = torch.cat([(one[key] - two[key]).flatten() for key in one])
@@ -201,5 +211,8 @@ def test_one_that_is_killed_ends_the_other_and_costs_nothing(
     with trainers.archive(keys) as archive:
         assert archive.unfinished_round() is None
         states = {view.feedback_id: view.account.state for view in archive.views()}
-    assert states == dict.fromkeys((one.feedback_id for one in records), FeedbackState.LEARNED)
-    assert Counter(found.manifest.feedback_ids) == Counter(states)
+    assert states.keys() == {one.feedback_id for one in records}
+    assert all(state.final for state in states.values())
+    learned = [one for one, state in states.items() if state is FeedbackState.LEARNED]
+    assert Counter(found.manifest.feedback_ids) == Counter(learned)
+    assert len(learned) > 1

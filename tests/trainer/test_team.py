@@ -40,6 +40,8 @@ RECORDS = [
 ]
 # Sums in another order, in float32: about 1e-6 of the whole, over some layers.
 NEAR = 1e-4
+# Seeds are those of the whole process.
+_SEEDED = threading.Lock()
 
 
 class Table:
@@ -81,7 +83,8 @@ def _gradient(
 ) -> Tensor:
     """That of a step by this process, with the two losses at its end."""
     own = replace(base, network=copy.deepcopy(base.network), team=team)
-    pupil = Pupil(own, None, LoraShape(2, 4))
+    with _SEEDED:
+        pupil = Pupil(own, None, LoraShape(2, 4))
     # A new adapter has zeros in its second factor, and so no gradient in the first.
     generator = torch.Generator().manual_seed(1)
     for weight in pupil.weights():

@@ -22,7 +22,13 @@ from typing import TYPE_CHECKING
 from learnback_telemetry.exposition import Exposition
 from learnback_telemetry.logs import set_up_logging
 from learnback_telemetry.tracing import open_tracer
-from learnback_trainer.config import ConfigError, TrainerConfig, follows, read_command_line
+from learnback_trainer.config import (
+    ConfigError,
+    TrainerConfig,
+    follows,
+    is_one_of_several,
+    read_command_line,
+)
 from learnback_trainer.errors import TeamError, TrainerError
 
 if TYPE_CHECKING:
@@ -49,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(command.config.to_toml())
         return 0
     config = command.config
-    level = "error" if follows(os.environ) and config.log_level != "debug" else config.log_level
+    level = "error" if follows() and config.log_level != "debug" else config.log_level
     set_up_logging("learnback_trainer", level, config.log_format)
     _stop_at_once()
     return _train(config, consolidate=command.consolidate)
@@ -141,10 +147,11 @@ def _train(config: TrainerConfig, *, consolidate: bool) -> int:
 def _stop_at_once() -> None:
     """Lets a signal end the process, until something better is done about it.
 
-    By a handler, because process 1, as which containers run us, gets no signal without one.
+    By a handler, because process 1, as which containers run us, gets no signal without one. A
+    process of several is not that, and a handler would not be heard while it waits for the others.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os._exit(0))
+        signal.signal(number, signal.SIG_DFL if is_one_of_several() else lambda *_: os._exit(0))
 
 
 @contextlib.contextmanager

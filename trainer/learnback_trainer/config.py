@@ -34,8 +34,6 @@ ENV_PREFIX = "LEARNBACK_"
 # May hold a password; never printed.
 _SECRET = frozenset({"redis_url"})
 _HOST_PORT_OR_NONE = r"^(([^:\s]+|\[[0-9a-fA-F:.]+\]):\d{1,5})?$"
-# What `torchrun` says of how many processes it has started.
-_PROCESSES = "WORLD_SIZE"
 _FILE_VARIABLE = f"{ENV_PREFIX}TRAINER_CONFIG"
 
 
@@ -343,12 +341,17 @@ def read_command_line(
     }
     values |= flags(parsed_args=arguments)()
     config = _validated(values)
-    if int(environment.get(_PROCESSES, "1")) > 1:
+    if is_one_of_several(environment):
         _refuse_for_several(config)
     return CommandLine(config, arguments.print_config, arguments.consolidate)
 
 
-def follows(environment: Mapping[str, str]) -> bool:
+def is_one_of_several(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether `torchrun` has started this process beside others."""
+    return environment.get("WORLD_SIZE", "1") != "1"
+
+
+def follows(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether `torchrun` has started this process beside one that leads."""
     return environment.get("RANK", "0") != "0"
 

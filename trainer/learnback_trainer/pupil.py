@@ -10,6 +10,7 @@ trains anew from the base.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,7 @@ _log = logging.getLogger(__name__)
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
+_Pupil = TypeVar("_Pupil", bound="Pupil")
 
 NANO = "nano"
 """Stands for the embedded model, which is a folder inside a package rather than a name."""
@@ -121,6 +123,21 @@ def _end_ids(network: Any, tokenizer: Any) -> tuple[int, ...]:
     if configured is None:
         return ()
     return tuple(configured) if isinstance(configured, list) else (int(configured),)
+
+
+def _frozen(
+    method: Callable[Concatenate[_Pupil, _Arguments], _Result],
+) -> Callable[Concatenate[_Pupil, _Arguments], _Result]:
+    """Makes a method keep no gradients."""
+
+    @functools.wraps(method)
+    def frozen(self: _Pupil, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        # What FSDP gathers in inference mode it could not use for teaching any more.
+        mode = torch.inference_mode if self.team.size == 1 else torch.no_grad
+        with mode():
+            return method(self, *args, **kwargs)
+
+    return frozen
 
 
 class Pupil:
@@ -222,7 +239,7 @@ class Pupil:
 
     # Asking
 
-    @torch.inference_mode()
+    @_frozen
     def answer(self, prompts: Sequence[Ids], max_tokens: int, seed: int | None = None) -> list[Ids]:
         """Returns answers, each with its end token unless it was cut off.
 
@@ -296,7 +313,7 @@ class Pupil:
             for row, (_, answer) in enumerate(pairs)
         ]
 
-    @torch.inference_mode()
+    @_frozen
     def losses(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[float]:
         """Returns the negative log-likelihood of given answers, in nats a token."""
         found = []
@@ -307,7 +324,7 @@ class Pupil:
                 found.append(float(torch.nn.functional.cross_entropy(logits, target)))
         return found
 
-    @torch.inference_mode()
+    @_frozen
     def distributions(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[Tensor]:
         """Returns log-probabilities at each token of given answers, shaped as `logits` does."""
         found = []
@@ -316,7 +333,7 @@ class Pupil:
             found += [one.log_softmax(dim=-1) for one in logits]
         return found
 
-    @torch.inference_mode()
+    @_frozen
     def meaning(self, prompts: Sequence[Ids]) -> Tensor:
         """Returns the mean of the last layer's states over each prompt, [prompts, hidden size]."""
         found = []

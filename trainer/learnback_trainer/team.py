@@ -24,6 +24,7 @@ never tried. Nor were NCCL and GPUs.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from learnback_trainer.errors import ModelError, TeamError
+
+_log = logging.getLogger(__name__)
 
 # In the middle of work nobody waits for more than one pass of another.
 _WORK_LIMIT = timedelta(minutes=10)
@@ -262,9 +265,16 @@ class Crew(Team):
             fully_shard(one, mesh=self._mesh)
         # Before FSDP's own, which asks all processes for their parts.
         network.register_forward_pre_hook(self._begin_pass, prepend=True)
+        own = sum(one.to_local().numel() for one in network.parameters())
+        _log.info(
+            "%d processes hold the model; of its %d weights this one has %d",
+            self.size, sum(one.numel() for one in network.parameters()), own,
+        )  # fmt: skip
         return network
 
     def _begin_pass(self, *_: object) -> None:
+        if not self.at_work:
+            raise RuntimeError("a pass that the others know nothing of; Pupil.together tells them")
         if not self._helping:
             self._hands(1)
 
@@ -325,7 +335,13 @@ def join(device: str, environment: Mapping[str, str] = os.environ) -> Team:
         torch.cuda.set_device(own)
     backend = "gloo" if own.type == "cpu" else "cpu:gloo,cuda:nccl"
     try:
-        dist.init_process_group(backend, timeout=_WORK_LIMIT)
-        return Crew(dist.get_rank(), size, own)
+        store, rank, size = next(dist.rendezvous("env://", timeout=_WORK_LIMIT))
+        # torchrun keeps its store over a restart, with the addresses of processes that are gone
+        # (pytorch/pytorch#135712).
+        store = dist.PrefixStore(environment.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        dist.init_process_group(
+            backend, store=store, rank=rank, world_size=size, timeout=_WORK_LIMIT
+        )
+        return Crew(rank, size, own)
     except (RuntimeError, ValueError) as error:
         raise TeamError(f"the other processes can't be reached: {error}") from error
