@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 
@@ -34,6 +34,10 @@ from tests.trainer.critics import asked, correction, criticism, submit
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STEPS = 20
+# Of what was learned. Sums come in another order, and where a gradient is all but zero, AdamW makes
+# of a rounding error as long a step as of anything: 1e-4 was measured. Gradients that are not added
+# up, or not all, are of another order.
+NEAR = 0.01
 TORCHRUN = (
     sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
     "--local-addr", "127.0.0.1",
@@ -116,6 +120,10 @@ def _wait(condition: Callable[[], bool], keys: Keys, trainers: Trainers) -> None
         time.sleep(0.05)
 
 
+def _until_gone(pids: Iterable[int], keys: Keys, trainers: Trainers) -> None:
+    _wait(lambda: not any(map(_alive, pids)), keys, trainers)
+
+
 def _kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
@@ -123,7 +131,7 @@ def _kill(pid: int) -> None:
 
 def _workers(agent: subprocess.Popen[bytes]) -> dict[int, int]:
     """The processes that torchrun has started, and the rank of each."""
-    found = {}
+    found: dict[int, int] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             try:
@@ -158,30 +166,28 @@ def _adapter(store: CheckpointStore, name: str) -> dict[str, torch.Tensor]:
 
 def test_two_learn_what_one_learns(trainers: Trainers, redis_url: str, keys: Keys) -> None:
     records, alone = _records(), Keys(f"{keys.namespace}-alone")
-    adapters, figures = [], []
+    adapters = []
     for own, command in ((alone, ALONE), (keys, TORCHRUN)):
         submit(redis_url, own, records)
         process = trainers.start(own, command)
         name = trainers.published(own, process)
         store = trainers.checkpoints(own)
         adapters.append(_adapter(store, name))
-        gate = store.get(name).manifest.gate
-        assert gate is not None
-        figures.append(gate.figures)
         started = [process.pid, *_workers(process)]
         assert len(started) == (3 if command is TORCHRUN else 1)
         process.send_signal(signal.SIGTERM)
         process.wait(120)
-        _wait(lambda pids=started: not any(map(_alive, pids)), own, trainers)
+        _until_gone(started, own, trainers)
     [(weights, held)] = re.findall(r"of its (\d+) weights this one has (\d+)", trainers.log(keys))
     assert int(held) < 0.51 * int(weights)  # rows of 4,691 pieces are not even
     one, two = adapters
     assert one.keys() == two.keys()
-    apart = torch.cat([(one[key] - two[key]).flatten() for key in one])
-    moved = torch.cat([one[key].flatten() for key in one])
-    print("relative", float(apart.norm() / moved.norm()), float(apart.abs().max()))
-    print(figures)
-    assert apart.norm() <= 0.01 * moved.norm()
+    # The second factors, which were zeros before: all that is in them was learned.
+    learned = [key for key in one if "lora_B" in key]
+    apart = torch.cat([(one[key] - two[key]).flatten() for key in learned])
+    moved = torch.cat([one[key].flatten() for key in learned])
+    print("apart", float(apart.norm() / moved.norm()))
+    assert apart.norm() <= NEAR * moved.norm()
 
 
 def test_one_that_is_killed_ends_the_other_and_costs_nothing(
@@ -200,7 +206,7 @@ def test_one_that_is_killed_ends_the_other_and_costs_nothing(
     assert sorted(first.values()) == [0, 1]
     [follower] = [pid for pid, rank in first.items() if rank == 1]
     _kill(follower)
-    _wait(lambda: not any(map(_alive, first)), keys, trainers)
+    _until_gone(first, keys, trainers)
 
     trainers.published(keys, process)
     _wait(lambda: FeedbackQueue(redis, keys).stats().depth == 0, keys, trainers)

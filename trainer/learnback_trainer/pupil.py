@@ -131,7 +131,7 @@ def _frozen(
     """Makes a method keep no gradients."""
 
     @functools.wraps(method)
-    def frozen(self: _Pupil, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+    def frozen(self: _Pupil, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
         # What FSDP gathers in inference mode it could not use for teaching any more.
         mode = torch.inference_mode if self.team.size == 1 else torch.no_grad
         with mode():

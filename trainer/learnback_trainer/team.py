@@ -35,8 +35,10 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # it is documented
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.rendezvous import rendezvous
 
 from learnback_trainer.errors import ModelError, TeamError
 
@@ -237,8 +239,10 @@ class Crew(Team):
         """Puts the sums over all processes in place of tensors; each gets the same bits."""
         whole = torch.cat([one.flatten().float() for one in tensors])
         dist.all_reduce(whole)
-        for one, total in zip(tensors, whole.split([one.numel() for one in tensors]), strict=True):
-            one.copy_(total.view_as(one))
+        start = 0
+        for one in tensors:
+            one.copy_(whole[start : start + one.numel()].view_as(one))
+            start += one.numel()
 
     def equalise(self, tensors: Sequence[Tensor]) -> None:
         """Puts the leader's values in place of everybody's."""
@@ -335,10 +339,10 @@ def join(device: str, environment: Mapping[str, str] = os.environ) -> Team:
         torch.cuda.set_device(own)
     backend = "gloo" if own.type == "cpu" else "cpu:gloo,cuda:nccl"
     try:
-        store, rank, size = next(dist.rendezvous("env://", timeout=_WORK_LIMIT))
+        store, rank, size = next(rendezvous("env://", timeout=_WORK_LIMIT))
         # torchrun keeps its store over a restart, with the addresses of processes that are gone
         # (pytorch/pytorch#135712).
-        store = dist.PrefixStore(environment.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        store = PrefixStore(environment.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         dist.init_process_group(
             backend, store=store, rank=rank, world_size=size, timeout=_WORK_LIMIT
         )
