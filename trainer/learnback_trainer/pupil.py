@@ -351,7 +351,7 @@ class Pupil:
             found.append(states.sum(dim=1) / mask.sum(dim=1, keepdim=True))
         return torch.cat(found)
 
-    @torch.inference_mode()
+    @_frozen
     def states(self, pairs: Sequence[tuple[Ids, Ids]]) -> Tensor:
         """Returns the last layer's state at the end of each answer, behind the final norm.
 

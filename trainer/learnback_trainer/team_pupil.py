@@ -149,6 +149,12 @@ class TeamPupil(Pupil):
             return super().meaning(prompts)
         return torch.stack(self._dealt("meaning", prompts)).to(self.team.device)
 
+    def states(self, pairs: Sequence[tuple[Ids, Ids]]) -> Tensor:
+        """Returns the last layer's state at the end of each answer, [pairs, hidden size]."""
+        if self.team.at_work:
+            return super().states(pairs)
+        return torch.stack(self._dealt("states", pairs)).to(self.team.device)
+
     def _dealt(self, method: str, items: Sequence[Any], *settings: Any) -> list[Any]:
         return list(self.together(_share, method, items, settings)) if items else []
 
