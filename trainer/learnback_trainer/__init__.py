@@ -6,4 +6,5 @@ objectives/     one file an objective                likeness.py  which prompts 
 update.py       optimisation, and nothing else knows it
 gate.py         decides                              publishing.py  writes the checkpoint
 pupil.py        the model: frozen as it lives, and being taught    reader.py  text and tokens
+team.py         several processes that hold the model together
 """
