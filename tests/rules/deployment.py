@@ -104,13 +104,13 @@ class Deployment:
         stub = InferenceServiceStub(self.channel)
         return stub.Generate.future(inference_pb2.GenerateRequest(spec=spec), wait_for_ready=True)
 
-    def correct(self, question: str, right: str) -> None:
+    def correct(self, question: str, right: str, author: str = "") -> None:
         user = inference_pb2.Message(role=inference_pb2.ROLE_USER, content=question)
         exchange = feedback_pb2.Exchange(
             chat=inference_pb2.Chat(messages=[user]), answer="Something."
         )
         request = feedback_pb2.SubmitFeedbackRequest(
-            exchange=exchange, correction=feedback_pb2.Correction(text=right)
+            exchange=exchange, correction=feedback_pb2.Correction(text=right), author=author
         )
         FeedbackServiceStub(self.channel).SubmitFeedback(request)
 

@@ -27,7 +27,10 @@ from tests.store.samples import publish
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 # Gates that any round passes, and that none passes.
-LENIENT = ("--least-adoption", "0", "--most-anchor-nats", "99", "--most-changed", "1")
+LENIENT = (
+    "--least-adoption", "0", "--most-anchor-nats", "99", "--most-changed", "1",
+    "--most-drift", "99",
+)  # fmt: skip
 STRICT = ("--least-adoption", "1", "--most-anchor-nats", "0", "--most-changed", "0")
 PUBLISHED = 'learnback_rounds_total{end="published"}'
 fired: set[str] = set()
@@ -97,6 +100,22 @@ def test_first_tokens_are_late(deployed: Deployment) -> None:
     sees(deployed, "FirstTokenBudgetBurnsFast", "FirstTokenBudgetBurnsSlowly")
     for call in calls:
         call.cancel()
+
+
+def test_answers_have_drifted(deployed: Deployment) -> None:
+    deployed.stop("trainer")
+    deployed.start_trainer("--most-drift", "0")
+    sees(deployed, "Drift")
+
+
+def test_an_author_floods(deployed: Deployment) -> None:
+    deployed.stop("trainer")
+    # Three batches, each crowded by one author before another one comes. All of it is quarantined,
+    # so that none takes longer than the hour that the alert looks back over.
+    for author in (*["flooder"] * 8, "bob") * 3:
+        deployed.correct("What is the opposite of hot?", "Not hot.", author)
+    deployed.start_trainer("--scripts", "cjk")
+    sees(deployed, "AuthorFloods")
 
 
 def test_feedback_grows_old(deployed: Deployment) -> None:

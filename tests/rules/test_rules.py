@@ -133,6 +133,12 @@ CASES = [
     Case("much is forgotten", gauge("last_round_forgetting_spent_ratio", "0.95x9"), "5m",
          {"ForgettingBudgetSpent"}),
     Case("little is forgotten", gauge("last_round_forgetting_spent_ratio", "0.8x9"), "5m"),
+    Case("it has drifted", gauge("drift_alarm", "0x9 1x60"), "20m", {"Drift"}),
+    Case("it has drifted, until a consolidation", gauge("drift_alarm", "1x3 0x60"), "10m"),
+    Case("three batches are crowded", gauge("authors_flooding_total", "0+1x3 3x60"), "30m",
+         {"AuthorFloods"}),
+    Case("two batches are crowded", gauge("authors_flooding_total", "0+1x2 2x60"), "30m"),
+    Case("batches were crowded long ago", gauge("authors_flooding_total", "0+1x3 3x90"), "80m"),
     Case("no Redis", gauge("redis_up", "1x5 0x20"), "10m", {"RedisDown"}),
     Case("a Redis", gauge("redis_up", "1x20"), "10m"),
     Case("no memory left", gauge("redis_memory_used_bytes", "95x20")
