@@ -328,13 +328,14 @@ def platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     """
     accepted, rejected = labels.sum(), (1 - labels).sum()
     targets = torch.where(labels > 0.5, (accepted + 1) / (accepted + 2), 1 / (rejected + 2))
-    # On log-odds of unit spread, where the search is as easy whatever they were.
-    spread = logits.std(correction=0).clamp(min=1e-12)
+    # Around 0 and of unit spread, where the search is as easy whatever they were.
+    centre, spread = logits.mean(), logits.std(correction=0).clamp(min=1e-12)
     found = _minimised(
-        lambda parameters: loss(parameters, (logits / spread)[:, None], targets, 0.0),
+        lambda parameters: loss(parameters, ((logits - centre) / spread)[:, None], targets, 0.0),
         logits.new_zeros(2),
     )
-    return float(found[0] / spread), float(found[1])
+    slope = found[0] / spread
+    return float(slope), float(found[1] - slope * centre)
 
 
 def _minimised(objective: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
