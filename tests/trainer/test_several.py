@@ -37,8 +37,7 @@ STEPS = 20
 # Processes that wait for one another at each layer take long where others compute, too.
 PATIENCE_SECONDS = 1500.0
 # Of what was learned. Sums come in another order, and where a gradient is all but zero, AdamW makes
-# of a rounding error as long a step as of anything: 1e-4 was measured. Gradients that are not added
-# up, or not all, are of another order.
+# of a rounding error as long a step as of anything: 1e-4 was measured.
 NEAR = 0.01
 TORCHRUN = (
     sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
