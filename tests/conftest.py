@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# As `learnback_server.engine.loading.make_reproducible` does, and as early: read when torch starts.
-os.environ.setdefault("MKL_CBWR", "AUTO")
+from learnback_server.engine.reproducible import make_reproducible
+
+make_reproducible()  # read when torch starts
 # Workers share the cores; with threads of their own they would only wait for one another.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from transformers import (
 from learnback_server.engine import attention
 from learnback_server.engine.options import ModelFacts
 from learnback_server.engine.probe import probe
+from learnback_server.engine.reproducible import make_reproducible
 from learnback_server.engine.text import Vocabulary
 from learnback_server.engine.varlen import CUDA_PAGE_TOKENS
 
@@ -69,16 +69,6 @@ class LoadedModel:
     def page_tokens(self) -> int:
         """The size of page that suits the model's device."""
         return CUDA_PAGE_TOKENS if self.network.device.type == "cuda" else CPU_PAGE_TOKENS
-
-
-def make_reproducible() -> None:
-    """Asks MKL for results that do not depend on how memory is aligned.
-
-    Without it, the last bit of a row of a matrix product on the CPU can depend on what else is in
-    the batch. Costs nothing measurable. Must be called before the first product; a setting of the
-    operator's own stands.
-    """
-    os.environ.setdefault("MKL_CBWR", "AUTO")
 
 
 def load_model(
