@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learnback_server.engine.attention import KeyValueCache, PagedAttention
-from learnback_server.engine.batch import StepRow
+from learnback_server.engine.batch import StepBatch, StepRow
+from learnback_server.engine.flat import Kind, kind_of
 from learnback_server.engine.loading import LoadedModel, load_model
 from learnback_server.engine.pages import PagePool
 from learnback_server.engine.runner import ModelRunner
@@ -194,7 +195,51 @@ def test_a_prompt_is_the_same_to_the_last_bit_in_any_company(
 
 def test_the_fast_way_of_decoding_is_in_use(any_model: LoadedModel) -> None:
     # Otherwise the tests of this folder would not test it.
-    assert Desk(any_model).runner._decoder is not None
+    assert Desk(any_model).runner._stepper is not None
+
+
+@pytest.fixture(scope="module")
+def any_desk(any_model: LoadedModel) -> Desk:
+    return Desk(any_model)
+
+
+@settings(max_examples=15)
+@given(
+    lengths=st.lists(st.integers(20, 60), max_size=6),
+    prompt=st.integers(2, 90),
+    before=st.integers(0, 40),
+)
+def test_a_recorded_step_with_a_prompt_is_the_plain_one_to_the_last_bit(
+    any_desk: Desk, lengths: list[int], prompt: int, before: int
+) -> None:
+    any_desk.clear()
+    decoding = [any_desk.sequence(prompt_of(length, seed=length)) for length in lengths]
+    reading = any_desk.sequence(prompt_of(prompt + before, 999))
+    for sequence in (*decoding, reading):
+        done = before if sequence is reading else sequence.pending - 1
+        if done:
+            any_desk.run((sequence, done))
+    rows = [StepRow(sequence, sequence.pending) for sequence in (*decoding, reading)]
+    batch = StepBatch(rows, PAGE_TOKENS, pad_to=any_desk.runner.smallest_step)
+    assert kind_of(batch) is (Kind.JOINED if len(batch.counts) > 1 else Kind.PROMPT)
+    stepper = any_desk.runner._stepper
+    assert stepper is not None
+    with torch.inference_mode():
+        recorded = stepper.compute(batch)
+        assert recorded is not None
+        recorded = recorded[: batch.completing].clone()
+        plain = any_desk.runner.compute(batch)[: batch.completing]
+    assert torch.equal(recorded, plain)
+
+
+def test_steps_without_a_record_are_told_apart(desk: Desk) -> None:
+    desk.clear()
+    two = [StepRow(desk.sequence(prompt_of(9, seed)), 9) for seed in (1, 2)]
+    assert kind_of(StepBatch(two, PAGE_TOKENS)) is None
+    short, long = desk.sequence(prompt_of(1, 1)), desk.sequence(prompt_of(100, 2))
+    long.computed = 99
+    uneven = [StepRow(one, 1) for one in (short, short, short, long)]
+    assert kind_of(StepBatch(uneven, PAGE_TOKENS)) is None
 
 
 def test_layers_of_other_shapes_have_caches_of_their_own() -> None:

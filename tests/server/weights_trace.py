@@ -19,7 +19,7 @@ from torch.testing import assert_close
 from learnback_server.engine.bank import _BankedLinear
 from learnback_server.engine.batch import StepRow
 from learnback_server.engine.runner import ModelRunner
-from learnback_server.engine.traced import TracedDecoder, _weights
+from learnback_server.engine.traced import TracedStepper, _weights
 
 LAYER = "model.layers.0.self_attn.q_proj"
 
@@ -67,8 +67,8 @@ class WeightsTrace:
 def _layer(runner: ModelRunner, token: int) -> torch.Tensor:
     """The weight of the layer, with all that is added to it, by which a token is computed."""
     weights = _weights(runner._model)
-    if isinstance(runner._decoder, TracedDecoder):  # it must hold the same
-        held = dict(zip(weights, runner._decoder._weights, strict=True))
+    if isinstance(runner._stepper, TracedStepper):  # it must hold the same
+        held = dict(zip(weights, runner._stepper._weights, strict=True))
         assert all(held[name].data_ptr() == one.data_ptr() for name, one in weights.items())
     if f"{LAYER}.weight" in weights:
         return weights[f"{LAYER}.weight"]

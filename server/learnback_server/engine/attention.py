@@ -78,6 +78,10 @@ class KeyValueCache:
         """Keys and values of each layer in turn, by layer."""
         return [pages.paged for _, pair in sorted(self._layers.items()) for pages in pair]
 
+    def random(self, pages: int) -> list[torch.Tensor]:
+        """Random keys and values for so many pages, laid out as `tensors` does."""
+        return [torch.randn_like(one[:1].expand(pages, *one.shape[1:])) for one in self.tensors()]
+
     @property
     def page_width(self) -> int:
         """Numbers in one page of keys, or of values, in the layer that has most."""

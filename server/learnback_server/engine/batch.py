@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,33 @@ class StepRow:
         return self.completes and self.sequence.complete is not None
 
 
+class TokensInPages(Protocol):
+    """What is laid out of a sequence; see `Sequence`."""
+
+    computed: int
+    tokens: list[int]
+    pages: list[int]
+
+
+class Row(Protocol):
+    """What is laid out of a row; see `StepRow`."""
+
+    @property
+    def sequence(self) -> TokensInPages:
+        """Whose tokens they are."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        ...
+
+    @property
+    def completes(self) -> bool:
+        """Whether the logits after the last one are wanted."""
+        ...
+
+
 class StepBatch:
     """Index arrays of one step over T tokens and R rows.
 
@@ -53,7 +81,7 @@ class StepBatch:
     """
 
     def __init__(
-        self, rows: Rows[StepRow], page_tokens: int, pad_to: int = 0, pad_length: int = 1
+        self, rows: Rows[Row], page_tokens: int, pad_to: int = 0, pad_length: int = 1
     ) -> None:
         """Lays out `rows`, and behind them, up to `pad_to` tokens, rows of no sequence.
 
@@ -97,7 +125,7 @@ class StepBatch:
         self.slots: Ints = self.tables[owners, page] * self.page_tokens + offset
 
 
-def _ids(rows: Rows[StepRow]) -> list[int]:
+def _ids(rows: Rows[Row]) -> list[int]:
     ids: list[int] = []
     for row in rows:
         start = row.sequence.computed
@@ -105,7 +133,7 @@ def _ids(rows: Rows[StepRow]) -> list[int]:
     return ids
 
 
-def _tables(rows: Rows[StepRow], lengths: Ints, page_tokens: int) -> Ints:
+def _tables(rows: Rows[Row], lengths: Ints, page_tokens: int) -> Ints:
     width = -(-int(lengths.max()) // page_tokens)
     tables = np.full((len(lengths), width), SCRATCH_PAGE)
     for i, row in enumerate(rows):

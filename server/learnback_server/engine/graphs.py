@@ -49,12 +49,14 @@ class GraphedDecoder:
         self._graphs: dict[int, DecodeGraph] = {}
         self._pool: Any = None  # what graphs share memory by; torch gives its type no public name
 
-    def suits(self, batch: StepBatch) -> bool:
-        """Whether a step is plain decoding."""
-        return batch.decodes
+    def compute(self, batch: StepBatch) -> torch.Tensor | None:
+        """Logits of each row, of shape (rows, vocabulary). Overwritten by the next call.
 
-    def decode(self, batch: StepBatch) -> torch.Tensor:
-        """Logits of each row, of shape (rows, vocabulary). Overwritten by the next call."""
+        Returns:
+            None unless the step is plain decoding.
+        """
+        if not batch.decodes:
+            return None
         rows = batch.rows
         size = 1 << (rows - 1).bit_length()
         if size not in self._graphs:

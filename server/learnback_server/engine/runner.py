@@ -29,15 +29,15 @@ are padded to it, so that a row's result does not depend on how many rows run be
 kernels for bfloat16 do not differ.)"""
 
 
-class Decoder(Protocol):
-    """A faster way to run steps of plain decoding."""
+class Stepper(Protocol):
+    """A faster way to compute steps of some kinds."""
 
-    def suits(self, batch: StepBatch) -> bool:
-        """Whether it can run this step."""
-        ...
+    def compute(self, batch: StepBatch) -> torch.Tensor | None:
+        """Logits of the tokens `batch.last`, of shape (tokens, vocabulary), until the next call.
 
-    def decode(self, batch: StepBatch) -> torch.Tensor:
-        """Logits of each row, of shape (rows, vocabulary); good until the next call."""
+        Returns:
+            None if it can't compute this step.
+        """
         ...
 
 
@@ -55,7 +55,7 @@ class ModelRunner:
         padded = self._device.type == "cpu" and model.dtype == torch.float32
         self._smallest_step = SMALLEST_STEP_TOKENS if padded else 0
         self._context_tokens = context_tokens
-        self._decoder: Decoder | None = None
+        self._stepper: Stepper | None = None
 
     @property
     def smallest_step(self) -> int:
@@ -75,9 +75,9 @@ class ModelRunner:
         self._run(batch, step)
         if isinstance(step, SdpaStep):
             if self._device.type == "cpu":
-                self._decoder = traces.decoder(self._model, step.windows)
+                self._stepper = traces.stepper(self._model, step.windows)
         elif graphs:
-            self._decoder = GraphedDecoder(
+            self._stepper = GraphedDecoder(
                 lambda ids, positions, step: self._logits(ids, positions, step, None),
                 self._device,
                 most_pages=-(-self._context_tokens // self._cache.page_tokens),
@@ -92,9 +92,10 @@ class ModelRunner:
             Of shape (completing rows, vocabulary); good until the next call.
         """
         batch = StepBatch(rows, self._cache.page_tokens, pad_to=self._smallest_step)
-        if self._decoder is not None and self._decoder.suits(batch):
-            return self._decoder.decode(batch)[: batch.completing]
-        return self.compute(batch)[: batch.completing]
+        logits = None if self._stepper is None else self._stepper.compute(batch)
+        if logits is None:
+            logits = self.compute(batch)
+        return logits[: batch.completing]
 
     @torch.inference_mode()
     def states(self, rows: list[StepRow]) -> torch.Tensor:

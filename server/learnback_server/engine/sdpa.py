@@ -115,7 +115,7 @@ class SdpaAttention:
     def prepare(self, batch: StepBatch, device: torch.device) -> SdpaStep:
         """Groups the rows and makes their index tensors."""
         groups = [
-            _group(batch, np.array(rows), queries, pages, device)
+            group_of(batch, np.array(rows), queries, pages, device)
             for (queries, pages), rows in _shapes(batch).items()
         ]
         whole = groups[0].queries == 1 and groups[0].rows == len(batch.ids)
@@ -206,11 +206,16 @@ def _shapes(batch: StepBatch) -> dict[tuple[int, int], list[int]]:
         if count == 1:
             shape = (1, max(SMALLEST_GROUP_PAGES, 1 << (pages - 1).bit_length()))
         else:
-            shape = (_round_up(count), _round_up(pages))
+            shape = shape_of_prompt(count, pages)
         shapes.setdefault(shape, []).append(i)
         widest[shape] = max(widest.get(shape, 0), pages)
     # A decoding group does not gather pages that none of its rows has.
     return {(q, widest[q, p] if q == 1 else p): rows for (q, p), rows in shapes.items()}
+
+
+def shape_of_prompt(count: int, pages: int) -> tuple[int, int]:
+    """Queries and pages that `count` tokens of a prompt on so many pages are padded to."""
+    return _round_up(count), _round_up(pages)
 
 
 def _round_up(size: int) -> int:
@@ -219,9 +224,10 @@ def _round_up(size: int) -> int:
     return -(-size // unit) * unit
 
 
-def _group(
+def group_of(
     batch: StepBatch, rows: Ints, queries: int, pages: int, device: torch.device
 ) -> RowGroup:
+    """Some rows of a step as a group, padded to so many queries and pages."""
     tables = np.zeros((len(rows), pages), dtype=np.int64)
     width = min(pages, batch.tables.shape[1])
     tables[:, :width] = batch.tables[rows, :width]

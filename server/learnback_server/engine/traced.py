@@ -1,16 +1,19 @@
-"""Decoding on the CPU as one traced graph, with no Python between its operations.
+"""Steps on the CPU as traced graphs, with no Python between their operations.
 
 It does on the CPU what CUDA graphs do on a GPU (`graphs.py`). A decoding step of a small model is
 some 300 operations of a few microseconds each, and Python takes as long again to call them, all the
 while holding the lock that the edge needs too. `torch.jit.trace` records the step once; the record
 runs the same operations, to the last bit, without Python and without its lock.
 
-Weights are inputs of the record, as tokens are. So checkpoints of one base model share it: another
+Most steps are of three kinds, and each has a record: everybody decodes; one prompt is read beside
+those who decode; one prompt is read alone. Others, as of two prompts at once, go the plain way.
+
+Weights are inputs of a record, as tokens are. So checkpoints of one base model share it: another
 one costs a comparison, not a tracing, which would hold Python's lock for as long as many steps.
 
 A record is used for a network only after it has been compared with that network's untraced step, on
-other sizes than it was recorded with; if it differs, or if the model can't be traced, decoding
-stays untraced. Tracing is deprecated in torch in favour of compilers, which need a C++ compiler
+other sizes than it was recorded with; if it differs, or if the model can't be traced, such steps
+stay untraced. Tracing is deprecated in torch in favour of compilers, which need a C++ compiler
 where the server runs and were slower here (`docs/log.md`); the pinned torch has it.
 """
 
@@ -24,50 +27,45 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from learnback_server.engine.attention import KeyValueCache, PagedForward, Pages
+from learnback_server.engine.attention import KeyValueCache
 from learnback_server.engine.batch import StepBatch
-from learnback_server.engine.sdpa import RowGroup, SdpaAttention, SdpaStep
+from learnback_server.engine.flat import (
+    FlatStep,
+    Kind,
+    Tensors,
+    Windows,
+    Workspace,
+    inputs_of,
+    kind_of,
+)
 from learnback_server.engine.weights import shell
 
 logger = logging.getLogger(__name__)
 
-TRACE_ROWS = 5
-CHECK_ROWS = 9
-"""A size of batch other than the traced one, to see that the trace holds for any."""
-
 SETTLING_RUNS = 2
 """A record is made faster while it runs for the first times, which nobody should wait for."""
 
-MOST_PADDING = 2
-"""Rows of unlike length are padded to the longest: up to this many times the pages they have."""
-
-SMALLEST_WORKSPACE_PAGES = 512
-
-Windows = Rows[int | None]
-"""The windows that a model's layers use."""
-
 
 class StepTraces:
-    """The records of decoding steps over one cache, shared by networks of one structure."""
+    """The records of steps over one cache, shared by networks of one structure."""
 
     def __init__(self, cache: KeyValueCache) -> None:
         """Starts with none."""
         self._cache = cache
-        self._workspace = _Workspace(cache)
+        self._workspace = Workspace(cache)
         self._lock = threading.Lock()
         self._traces: list[StepTrace] = []
 
     @property
     def count(self) -> int:
-        """How many steps have been recorded."""
+        """How many structures have been recorded."""
         return len(self._traces)
 
-    def decoder(self, model: PreTrainedModel, windows: Windows) -> TracedDecoder | None:
-        """Decoding of a model by a record that was proved for it; the cache has all its layers.
+    def stepper(self, model: PreTrainedModel, windows: Windows) -> TracedStepper | None:
+        """Steps of a model by records that were proved for it; the cache has all its layers.
 
         Returns:
             None, with a line in the log, if that is not to be had.
@@ -76,67 +74,84 @@ class StepTraces:
             try:
                 return self._known(model, windows) or self._recorded(model, windows)
             except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-                logger.warning("decoding stays untraced: %s", error)
+                logger.warning("steps stay untraced: %s", error)
                 return None
 
-    def _known(self, model: PreTrainedModel, windows: Windows) -> TracedDecoder | None:
-        """By a record that is here."""
+    def _known(self, model: PreTrainedModel, windows: Windows) -> TracedStepper | None:
+        """By records that are here."""
         weights = _weights(model)
         for trace in self._traces:
             if trace.fits(weights, windows):
-                decoder = TracedDecoder(trace, weights, self._cache, self._workspace)
-                if decoder.agrees_with(model):
-                    return decoder
+                stepper = TracedStepper(trace, weights, self._cache, self._workspace)
+                if stepper.prove(model) == trace.kinds:
+                    return stepper
         return None
 
-    def _recorded(self, model: PreTrainedModel, windows: Windows) -> TracedDecoder | None:
-        """By a record of its own."""
+    def _recorded(self, model: PreTrainedModel, windows: Windows) -> TracedStepper | None:
+        """By records of its own."""
         trace = StepTrace(model, self._cache, windows)
-        decoder = TracedDecoder(trace, _weights(model), self._cache, self._workspace)
-        if not all(decoder.agrees_with(model) for _ in range(SETTLING_RUNS)):
-            name = type(model).__name__
-            logger.warning("decoding stays untraced: the trace of %s differs", name)
+        stepper = TracedStepper(trace, _weights(model), self._cache, self._workspace)
+        for _ in range(SETTLING_RUNS):
+            for kind in trace.kinds - stepper.prove(model):
+                name = type(model).__name__
+                logger.warning("%s steps of %s stay untraced: the trace differs", kind.name, name)
+                trace.forget(kind)
+        if not trace.kinds:
             return None
         self._traces.append(trace)
-        return decoder
+        return stepper
 
 
 class StepTrace:
-    """One decoding step, recorded."""
+    """The steps of one structure, recorded."""
 
     def __init__(self, model: PreTrainedModel, cache: KeyValueCache, windows: Windows) -> None:
-        """Records the step of `model`, whose layers use `windows`."""
+        """Records the steps of `model`, whose layers use `windows`."""
         weights = _weights(model)
         self.windows = tuple(windows)
         self._names = tuple(weights)
-        step = _OpenStep(shell(model), self._names, self.windows)
-        sample = StepBatch([], cache.page_tokens, pad_to=TRACE_ROWS, pad_length=cache.page_tokens)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what a trace can't follow: it is compared later
-            record: Any = torch.jit.trace  # untyped, and a function of many uses
-            inputs = _inputs(sample, self.windows, cache, _Workspace(cache))
-            self._traced = record(step.run, (*weights.values(), *inputs), check_trace=False)
-        step.forget()  # torch keeps what it has recorded
+        self._records: dict[Kind, Any] = {}
+        record: Any = torch.jit.trace  # untyped, and a function of many uses
+        for kind in Kind:
+            step = _OpenStep(FlatStep(shell(model), kind, self.windows), self._names)
+            inputs = _sample(kind, RECORDED, self.windows, cache)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what a trace can't follow: it is compared
+                self._records[kind] = record(
+                    step.run, (*weights.values(), *inputs), check_trace=False
+                )
+            step.forget()  # torch keeps what it has recorded
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """What it has records of."""
+        return frozenset(self._records)
+
+    def forget(self, kind: Kind) -> None:
+        """Gives a record up."""
+        del self._records[kind]
 
     def fits(self, weights: Mapping[str, torch.Tensor], windows: Windows) -> bool:
         """Whether a network with these weights may compute by it; agreeing proves it."""
         return self._names == tuple(weights) and self.windows == tuple(windows)
 
-    def __call__(self, weights: Rows[torch.Tensor], inputs: Rows[torch.Tensor]) -> torch.Tensor:
-        """Logits of each row, of shape (rows, vocabulary)."""
-        logits: torch.Tensor = self._traced(*weights, *inputs)
+    def run(
+        self, kind: Kind, weights: Rows[torch.Tensor], inputs: Rows[torch.Tensor]
+    ) -> torch.Tensor:
+        """Logits of the tokens that are wanted, of shape (tokens, vocabulary)."""
+        logits: torch.Tensor = self._records[kind](*weights, *inputs)
         return logits
 
 
-class TracedDecoder:
-    """Decodes one token a row by a record and the weights of one network."""
+class TracedStepper:
+    """Computes steps by records and the weights of one network."""
 
     def __init__(
         self,
         trace: StepTrace,
         weights: Mapping[str, torch.Tensor],
         cache: KeyValueCache,
-        workspace: _Workspace,
+        workspace: Workspace,
     ) -> None:
         """Uses `workspace`, which others may use at other times."""
         self._trace = trace
@@ -144,96 +159,98 @@ class TracedDecoder:
         self._cache = cache
         self._workspace = workspace
 
-    def suits(self, batch: StepBatch) -> bool:
-        """Whether a step is plain decoding of rows of like enough lengths."""
-        if not batch.decodes:
-            return False
-        pages = -(-batch.lengths[: batch.completing] // batch.page_tokens)
-        return int(pages.max()) * len(pages) <= MOST_PADDING * int(pages.sum())
+    def compute(self, batch: StepBatch) -> torch.Tensor | None:
+        """Logits of the tokens `batch.last`, of shape (tokens, vocabulary).
 
-    def decode(self, batch: StepBatch) -> torch.Tensor:
-        """Logits of each row, of shape (rows, vocabulary)."""
-        inputs = _inputs(batch, self._trace.windows, self._cache, self._workspace)
-        return self._trace(self._weights, inputs)
-
-    def agrees_with(self, model: PreTrainedModel) -> bool:
-        """Whether the model gives the same on a step unlike the one that was recorded.
-
-        May run beside the engine's steps: it writes to the scratch page alone.
+        Returns:
+            None if there is no record of such a step.
         """
-        tokens = 3 * self._cache.page_tokens - 1
-        batch = StepBatch([], self._cache.page_tokens, pad_to=CHECK_ROWS, pad_length=tokens)
-        inputs = _inputs(batch, self._trace.windows, self._cache, _Workspace(self._cache))
-        untraced = _DecodeStep(model, self._trace.windows)
-        return torch.equal(self._trace(self._weights, inputs), untraced(*inputs))
+        kind = kind_of(batch)
+        if kind is None or kind not in self._trace.kinds:
+            return None
+        cache = self._cache.tensors()
+        inputs = inputs_of(kind, batch, self._trace.windows, self._workspace, cache)
+        return self._trace.run(kind, self._weights, inputs)
+
+    def prove(self, model: PreTrainedModel) -> frozenset[Kind]:
+        """The kinds of which the model computes the same, in steps unlike those recorded.
+
+        May run beside the engine's steps: it has a small cache of its own.
+        """
+        return frozenset(kind for kind in self._trace.kinds if self._agrees(model, kind))
+
+    def _agrees(self, model: PreTrainedModel, kind: Kind) -> bool:
+        windows = self._trace.windows
+        inputs = _sample(kind, COMPARED, windows, self._cache)
+        expected = FlatStep(model, kind, windows)(*(one.clone() for one in inputs))
+        return torch.equal(self._trace.run(kind, self._weights, inputs), expected)
 
 
-class _Workspace:
-    """Room for gathered pages of any layer, that grows to the largest step seen."""
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """A step to record, or to compare."""
 
-    def __init__(self, cache: KeyValueCache) -> None:
-        self._cache = cache
-        self._spaces: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def spaces(self, pages: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Room for at least `pages` pages of keys, and of values."""
-        width = self._cache.page_width
-        if self._spaces is None or pages * width > self._spaces[0].numel():
-            most = max(SMALLEST_WORKSPACE_PAGES, 2 * pages)
-            room = torch.empty(2, most * width, dtype=self._cache.dtype)
-            self._spaces = (room[0], room[1])
-        return self._spaces
+    rows: int
+    """Of those who decode."""
+    tokens: int
+    """Of the prompt."""
+    pages: int
+    """That each of them has, at least."""
 
 
-class _DecodeStep(torch.nn.Module):
-    """The step as a function of tensors alone, as tracing wants it."""
+RECORDED = _Size(rows=5, tokens=11, pages=1)
+COMPARED = _Size(rows=9, tokens=26, pages=3)
 
-    def __init__(self, model: PreTrainedModel, windows: Windows) -> None:
-        super().__init__()
-        self._model = model
-        self._windows = windows
-        self._attention = SdpaAttention()
 
-    def forward(
-        self,
-        ids: torch.Tensor,
-        positions: torch.Tensor,
-        slots: torch.Tensor,
-        pages: torch.Tensor,
-        keys_space: torch.Tensor,
-        values_space: torch.Tensor,
-        *others: torch.Tensor,
-    ) -> torch.Tensor:
-        """Logits of each row; `others` are the masks, by window, and the tensors of the cache."""
-        masks = dict(zip(self._windows, others, strict=False))
-        group = RowGroup(ids, None, pages, positions, ids.shape[0], 1, masks)
-        step = SdpaStep(slots, [group], whole=True, room=_GivenRoom(keys_space, values_space))
-        cache = _GivenCache(others[len(masks) :])
-        output = self._model(
-            input_ids=ids.unsqueeze(0),
-            position_ids=positions.unsqueeze(0),
-            use_cache=False,
-            paged=PagedForward(self._attention, cache, step),
-        )
-        logits: torch.Tensor = output.logits[0]
-        return logits
+@dataclass(slots=True)
+class _SampleSequence:
+    """Stands for a sequence whose last tokens are to be computed."""
+
+    computed: int
+    tokens: list[int]
+    pages: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _SampleRow:
+    """Stands for a row of a step."""
+
+    sequence: _SampleSequence
+    count: int
+    completes: bool = True
+
+
+def _sample(kind: Kind, size: _Size, windows: Windows, cache: KeyValueCache) -> Tensors:
+    """The inputs of a step of this kind, on random keys and values of their own."""
+    counts = [1] * size.rows if kind is not Kind.PROMPT else []
+    counts += [size.tokens] if kind is not Kind.DECODE else []
+    length = max(size.pages * cache.page_tokens - 1, size.tokens + 1)
+    each = -(-length // cache.page_tokens)
+    rows = []
+    for place, count in enumerate(counts):
+        pages = [1 + place * each + page for page in range(each)]
+        tokens = [place + token for token in range(length)]
+        rows.append(_SampleRow(_SampleSequence(length - count, tokens, pages), count))
+    own = cache.random(1 + each * len(rows))
+    batch = StepBatch(rows, cache.page_tokens)
+    return inputs_of(kind, batch, windows, Workspace(cache), own)
 
 
 class _OpenStep:
-    """The same with the weights as its first inputs."""
+    """A step with the weights as its first inputs."""
 
-    def __init__(self, network: PreTrainedModel, names: Rows[str], windows: Windows) -> None:
-        """Takes the weights out of `network`, which is good for nothing else from here on."""
-        self._step = _DecodeStep(network, windows)
+    def __init__(self, step: FlatStep, names: Rows[str]) -> None:
+        """Takes the weights out of the network, which is good for nothing else from here on."""
+        self._step = step
         self._places = []
         for name in names:
             parent, _, own = name.rpartition(".")
-            module = network.get_submodule(parent)
+            module = step.model.get_submodule(parent)
             delattr(module, own)  # registered as a parameter, it could not be any tensor
             self._places.append((module, own))
 
     def run(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Logits of each row."""
+        """Logits of the tokens that are wanted."""
         weights, others = inputs[: len(self._places)], inputs[len(self._places) :]
         for (module, own), weight in zip(self._places, weights, strict=True):
             setattr(module, own, weight)
@@ -246,27 +263,6 @@ class _OpenStep:
             delattr(module, own)
 
 
-@dataclass(frozen=True, slots=True)
-class _GivenCache:
-    """The cache's tensors as inputs of the trace: keys and values of each layer, in turn."""
-
-    tensors: tuple[torch.Tensor, ...]
-
-    def layer(self, index: int, *_: torch.Tensor) -> tuple[Pages, Pages]:
-        return Pages(self.tensors[2 * index]), Pages(self.tensors[2 * index + 1])
-
-
-class _GivenRoom:
-    """Room for gathered pages as inputs of the trace."""
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        self._spaces = {"keys": keys, "values": values}
-
-    def take(self, name: str, pages: Pages, count: int) -> torch.Tensor:
-        width = pages.by_page.shape[1]
-        return self._spaces[name][: count * width].view(count, width)
-
-
 def _weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """All that a network of one structure has of its own, tied weights under each of their names.
 
@@ -277,28 +273,3 @@ def _weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
         *model.named_buffers(remove_duplicate=False),
     ]
     return {name: tensor.detach() for name, tensor in named}
-
-
-def _inputs(
-    batch: StepBatch, windows: Windows, cache: KeyValueCache, workspace: _Workspace
-) -> tuple[torch.Tensor, ...]:
-    """A step of plain decoding as `_DecodeStep` takes it."""
-    return (
-        torch.from_numpy(batch.ids),
-        torch.from_numpy(batch.positions),
-        torch.from_numpy(batch.slots),
-        torch.from_numpy(batch.tables.reshape(-1)),
-        *workspace.spaces(batch.tables.size),
-        *(_mask(batch, window, cache.dtype) for window in windows),
-        *cache.tensors(),
-    )
-
-
-def _mask(batch: StepBatch, window: int | None, dtype: torch.dtype) -> torch.Tensor:
-    """0 where a row sees a key and -inf elsewhere: (rows, 1, 1, tokens of its pages)."""
-    keys = np.arange(batch.tables.shape[1] * batch.page_tokens)
-    unseen = keys > batch.positions[:, None]
-    if window is not None:
-        unseen |= keys <= batch.positions[:, None] - window
-    mask = torch.zeros(unseen.shape, dtype=dtype).masked_fill_(torch.from_numpy(unseen), -torch.inf)
-    return mask[:, None, None]
