@@ -140,7 +140,7 @@ def _move_about(server: Server, names: Sequence[str], scale: Scale) -> list[Move
         for name in names:
             asked = time.perf_counter()
             client.promote_checkpoint(name)
-            merged, _ = server.wait_for(rf"{name} is merged")
+            merged = max(server.wait_for(rf"{name} is {what}")[0] for what in ("merged", "live"))
             moves.append(Move("swap", asked, merged))
             _outlast(client, scale.lengths)
             time.sleep(scale.steady_seconds)

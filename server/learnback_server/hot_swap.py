@@ -1,14 +1,14 @@
 """Follows the aliases: a checkpoint that one points at is verified, made ready aside, and served.
 
 Nothing pauses: a checkpoint is made ready on another thread while the engine goes on, new requests
-get it from the moment the catalog says so, and old ones end on theirs. An adapter serves unmerged
-at once; the live one is then merged aside, and new requests get the merged network, which is as
-fast as the bare model. It stays merged as long as an alias points at it, so that moving back to
-"previous" is at once and brings back the very same answers. A checkpoint that is corrupt, made for
-another base model, or of another shape is refused with a line in the log; what an alias pointed at
-before serves on, and it is not tried again until the alias has moved. While an object store of
-checkpoints is away, what serves serves on too, and the look is repeated. How full weights come in
-is told by `full_weights.py`.
+get it from the moment the catalog says so, and old ones end on theirs. The live adapter is merged
+aside, and new requests get the merged network, which is as fast as the bare model; if merging takes
+more than a moment, they get the adapter unmerged meanwhile. It stays merged as long as an alias
+points at it, so that moving back to "previous" is at once and brings back the very same answers. A
+checkpoint that is corrupt, made for another base model, or of another shape is refused with a line
+in the log; what an alias pointed at before serves on, and it is not tried again until the alias has
+moved. While an object store of checkpoints is away, what serves serves on too, and the look is
+repeated. How full weights come in is told by `full_weights.py`.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ _log = logging.getLogger(__name__)
 
 # Between two tries to take up what an alias points at, while the object store is away.
 _RETRY_SECONDS = 1.0
+# So much later may a checkpoint be live for being merged by then: each way of computing that is in
+# use beside others costs a pass of its own at every step.
+_MERGE_SECONDS = 1.0
 
 
 class HotSwap:
@@ -142,7 +145,7 @@ class HotSwap:
             self._point(aliases)
         finally:
             self._catalog.release()
-        self._begin_merging()
+        self._begin_merging(self._catalog.live.name)
 
     def _missing(self, aliases: Aliases) -> set[str]:
         """What an alias points at and is not loaded, nor known to be bad."""
@@ -163,9 +166,8 @@ class HotSwap:
         if live.name != before:
             _log.info("%s is live; it was %s", live.name, before)
 
-    def _begin_merging(self) -> None:
+    def _begin_merging(self, live: str) -> None:
         """Has the live adapter merged aside, if it is not and no other is being merged."""
-        live = self._catalog.live.name
         idle = self._merging is None or self._merging.done()
         if self._merge and idle and live in self._unmerged:
             self._merging = asyncio.create_task(self._merge_aside(live))
@@ -181,7 +183,7 @@ class HotSwap:
             self._engine.replace(name, runner, head)
             _log.info("%s is merged", name)
         self._merging = None
-        self._begin_merging()
+        self._begin_merging(self._catalog.live.name)
 
     def _merged(self, adapter: Adapter) -> ModelRunner:
         return self._engine.prepare(merge(self._model.network, adapter))
@@ -204,8 +206,16 @@ class HotSwap:
             if taken:
                 scores = any(file.name == HEAD_FILE for file in checkpoint.manifest.files)
                 self._catalog.add(ServedCheckpoint(name, checkpoint.digest, scores))
+                if live:
+                    await self._merge_in_a_moment(name)
                 seconds = time.monotonic() - began
                 self._metrics.loaded(checkpoint.manifest, checkpoint.digest, seconds)
+
+    async def _merge_in_a_moment(self, name: str) -> None:
+        """Merges what is about to be live before anybody gets it, if that is soon done."""
+        self._begin_merging(name)
+        if self._merging is not None:
+            await asyncio.wait([self._merging], timeout=_MERGE_SECONDS)
 
     async def _make_ready(self, checkpoint: Checkpoint, *, live: bool) -> bool:
         """Lets a verified checkpoint answer; returns whether there was room for it."""
