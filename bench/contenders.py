@@ -40,9 +40,9 @@ class Learnback:
 
     name = "learnback"
 
-    def __init__(self, model: str, threads: int) -> None:
+    def __init__(self, model: str, threads: int, cache_tokens: int) -> None:
         """Starts the server and waits until it serves."""
-        self._server = Server(model, threads)
+        self._server = Server(model, threads, "--cache-tokens", str(cache_tokens))
         self._client = worker()
 
     def measure(self, workload: Workload) -> Figures:
@@ -77,17 +77,19 @@ class Transformers:
 
 # What follows runs in a worker, whose one model is kept here between calls.
 _model: Any = None
+_cache_tokens = 0
 _managers: dict[int, peers.ContinuousBatching] = {}
 
 
-def _load(model: str, threads: int) -> None:
-    global _model
+def _load(model: str, threads: int, cache_tokens: int) -> None:
+    global _model, _cache_tokens
     _model = peers.load(model, threads)
+    _cache_tokens = cache_tokens
 
 
 def _unload() -> None:
-    for manager in _managers.values():
-        manager.stop()
+    while _managers:
+        _managers.popitem()[1].stop()
 
 
 def _one_at_a_time(workload: Workload) -> list[Trace]:
@@ -100,15 +102,21 @@ def _static_batches(workload: Workload) -> list[Trace]:
 
 def _continuous_batching(workload: Workload) -> list[Trace]:
     if workload.streams not in _managers:
-        _managers[workload.streams] = peers.ContinuousBatching(_model, workload.streams)
+        _unload()  # each has a cache of its own
+        manager = peers.ContinuousBatching(_model, workload.streams, _cache_tokens)
+        _managers[workload.streams] = manager
     return _managers[workload.streams].run(workload)
 
 
-def all_contenders(model: str, threads: int) -> list[Contender]:
-    """Starts every contender on a model, each with `threads` threads for torch."""
+def all_contenders(model: str, threads: int, cache_tokens: int) -> list[Contender]:
+    """Starts every contender on a model, each with `threads` threads for torch.
+
+    Those that have a paged cache give it room for `cache_tokens`.
+    """
+    loaded = (model, threads, cache_tokens)
     return [
-        Learnback(model, threads),
-        Transformers("transformers batching", _continuous_batching, model, threads),
-        Transformers("static batches", _static_batches, model, threads),
-        Transformers("generate", _one_at_a_time, model, threads),
+        Learnback(*loaded),
+        Transformers("transformers batching", _continuous_batching, *loaded),
+        Transformers("static batches", _static_batches, *loaded),
+        Transformers("generate", _one_at_a_time, *loaded),
     ]

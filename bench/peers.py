@@ -19,6 +19,7 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
+from transformers.utils import logging as transformers_logging
 
 from bench.figures import Trace
 from bench.workload import Task, Workload
@@ -32,7 +33,6 @@ BFLOAT16_WIDTH = 512
 NO_TOKEN = -1
 """An end-of-sequence id that never comes, so that every answer has its full length."""
 
-CACHE_TOKENS = 65536
 PAGE_TOKENS = 32
 """The best of 16, 32, 128 and 256 for transformers' batching on the machine of the report."""
 
@@ -40,6 +40,7 @@ PAGE_TOKENS = 32
 def load(model: str, threads: int) -> Network:
     """Loads a model as the server does, with the same type of weights and number of threads."""
     torch.set_num_threads(threads)
+    transformers_logging.set_verbosity_error()  # it warns of `NO_TOKEN` at every call
     config = AutoConfig.from_pretrained(model)
     wide = config.hidden_size >= BFLOAT16_WIDTH
     return AutoModelForCausalLM.from_pretrained(
@@ -96,9 +97,12 @@ def _generate(network: Network, tasks: tuple[Task, ...]) -> Iterator[Trace]:
 
 
 class ContinuousBatching:
-    """transformers' batching manager for a number of streams, fed as requests end."""
+    """transformers' batching manager for a number of streams, fed as requests end.
 
-    def __init__(self, network: Network, streams: int) -> None:
+    Its cache is as large as the server's.
+    """
+
+    def __init__(self, network: Network, streams: int, cache_tokens: int) -> None:
         """Starts the manager and its thread."""
         self._streams = streams
         self._manager = network.init_continuous_batching(
@@ -107,7 +111,7 @@ class ContinuousBatching:
             ),
             continuous_batching_config=ContinuousBatchingConfig(
                 page_size=PAGE_TOKENS,
-                num_blocks=CACHE_TOKENS // PAGE_TOKENS,
+                num_blocks=cache_tokens // PAGE_TOKENS,
                 max_requests_per_batch=streams,
             ),
         )
@@ -124,6 +128,8 @@ class ContinuousBatching:
                 sent[self._add(waiting.pop())] = now
             output = self._manager.get_result(timeout=1)
             if output is not None and output.is_finished():
+                if not output.timestamps:
+                    raise RuntimeError(f"transformers failed a request: {output.error}")
                 traces.append(Trace(sent.pop(output.request_id), tuple(output.timestamps)))
         return traces
 
