@@ -59,6 +59,7 @@ class Mix:
     kinds: tuple[str, ...]
     told: float = 0.15  # the share of dialogues whose wish is told beforehand
     pointedly: bool = False  # beforehand only what changes the answer
+    corrected: float = 0.16  # the share of rounds with a correction
     two: float = 0.15  # the share of rounds with two requests in one critique
 
 
@@ -90,7 +91,29 @@ REPLACED = Mix(
     pointedly=True,
     two=0.22,
 )
-PHASES = {0: EVEN, 1_800: FOCUSED, 2_600: GRADED, 3_600: APPLIED, 4_800: REPLACED}
+# All is known by now, and the rest is care: whose line of a note it is, each letter of a name
+# that nobody saw before, and the kinds that were still weakest.
+SETTLED = Mix(
+    tasks=(
+        *TASKS,
+        "note",
+        "two_people",
+        "two_people",
+        "two_people",
+        "summary",
+        "en_zh",
+        "paraphrase",
+    ),
+    kinds=(
+        *(*KINDS, *KINDS, "short", "sentence", "upper", "no_upper", "no_upper", "no_lower"),
+        *("no_lower", "exclaim", "no_exclaim", "full_stop", "no_ending", "no_thanks", "chinese"),
+    ),
+    told=0.2,
+    pointedly=True,
+    corrected=0.22,
+    two=0.2,
+)
+PHASES = {0: EVEN, 1_800: FOCUSED, 2_600: GRADED, 3_600: APPLIED, 4_800: REPLACED, 5_700: SETTLED}
 
 
 def sample_dialogue(rng: Random, mix: Mix = EVEN) -> list[Message]:
@@ -224,15 +247,15 @@ _Round = tuple[Message, Item, Style]
 
 def _round(rng: Random, mix: Mix, item: Item, style: Style, kind: str | None) -> _Round:
     dice = rng.random()
-    if dice < 0.16:
+    if dice < mix.corrected:
         return _correction(rng, item, style)
-    if dice < 0.23:
+    if dice < mix.corrected + 0.07:
         return _user(remarks.praise(rng)), item, style
-    if dice < 0.27:
+    if dice < mix.corrected + 0.11:
         return _already_so(rng, item, style)
     if kind is None:
         kind = rng.choice(_possible(item, style))
-    if dice < 0.27 + mix.two:
+    if dice < mix.corrected + 0.11 + mix.two:
         return _two_wishes(rng, item, style, kind)
     wanted = critiques.apply(kind, item.answer, style, item.languages)
     return _user(critiques.phrase(kind, rng)), item, wanted

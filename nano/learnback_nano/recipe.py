@@ -3,11 +3,20 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
-# Learning rate as a share of its peak, by share of the training done: up, flat, down, and flat once
-# more while the last phase of the corpus is new.
+# Learning rate as a share of its peak, by step of 9,000. It is flat once more, and then comes back
+# from nothing, where a phase of the corpus is new.
+STEPS = 9_000
 SCHEDULE = (
-    *((0.0, 0.01), (100 / 5700, 1.0), (2600 / 5700, 1.0), (3600 / 5700, 0.5)),
-    *((4800 / 5700, 0.25), (5000 / 5700, 0.25), (1.0, 0.0)),
+    *(
+        (0, 0.01),
+        (100, 1.0),
+        (2_600, 1.0),
+        (3_600, 0.5),
+        (4_800, 0.25),
+        (5_000, 0.25),
+        (5_700, 0.0),
+    ),
+    *((5_800, 0.35), (6_800, 0.35), (STEPS, 0.0)),
 )
 
 
@@ -16,7 +25,7 @@ class Recipe:
     """Everything that decides what comes out."""
 
     seed: int = 0
-    steps: int = 5_700
+    steps: int = STEPS
     dialogues_a_batch: int = 64
     hidden: int = 192
     layers: int = 4
@@ -29,9 +38,12 @@ class Recipe:
 
 
 def rate_at(recipe: Recipe, step: int) -> float:
-    """The share of the peak learning rate at a step, between the knots of the schedule."""
-    share = step / recipe.steps
+    """The share of the peak learning rate at a step, between the knots of the schedule.
+
+    A recipe of more or fewer steps than `STEPS` passes them in the same shares of its time.
+    """
+    place = step * STEPS / recipe.steps
     for (start, low), (end, high) in pairwise(SCHEDULE):
-        if share < end:
-            return low + (high - low) * (share - start) / (end - start)
+        if place < end:
+            return low + (high - low) * (place - start) / (end - start)
     return SCHEDULE[-1][1]

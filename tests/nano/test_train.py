@@ -51,13 +51,16 @@ def test_a_resumed_training_ends_like_an_unbroken_one(
 
 
 def test_the_rate_rises_and_falls_to_nothing() -> None:
-    recipe = train.Recipe(steps=570)
-    rates = [train.rate_at(recipe, step) for step in range(571)]
+    recipe = train.Recipe(steps=900)
+    rates = [train.rate_at(recipe, step) for step in range(901)]
     assert 0 < rates[0] < 0.05
     assert rates[10:260] == [1.0] * 250
-    assert rates[260:] == sorted(rates[260:], reverse=True)
+    assert rates[260:570] == sorted(rates[260:570], reverse=True)
     assert rates[360] == pytest.approx(0.5)
     assert rates[570] == 0.0
+    assert rates[580:] == sorted(rates[580:], reverse=True)
+    assert rates[580] == pytest.approx(0.35)
+    assert rates[900] == 0.0
 
 
 def test_first_answers_in_an_unasked_style_are_not_learned() -> None:

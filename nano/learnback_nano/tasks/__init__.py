@@ -10,7 +10,7 @@ from learnback_nano.errors import UnknownTaskError
 from learnback_nano.items import Item, Sampler
 from learnback_nano.splits import Split, split_of
 from learnback_nano.tasks.comparison import comparison, contrast
-from learnback_nano.tasks.notes import note
+from learnback_nano.tasks.notes import note, two_people
 from learnback_nano.tasks.reading import paraphrase, sentiment, summary
 from learnback_nano.tasks.recall import capital, opposite, year
 from learnback_nano.tasks.translation import into_chinese, into_english
@@ -28,11 +28,12 @@ _SAMPLERS: dict[str, Sampler] = {
     "paraphrase": paraphrase,
 }
 TASKS = tuple(_SAMPLERS)
-# Trained on, and not learned: in the last phase of the recipe, saying a sentence otherwise takes
-# their place.
-_UNLEARNED: dict[str, Sampler] = {
+# Trained on, and asked of nobody. Comparing was not learned: late in the recipe, saying a sentence
+# otherwise takes its place.
+_EXERCISES: dict[str, Sampler] = {
     "comparison": comparison,
     "contrast": contrast,
+    "two_people": two_people,
 }
 
 # Tasks with so few prompts that all of them are trained on; only what follows can be held out.
@@ -42,7 +43,7 @@ CLOSED_TASKS = ("capital", "year", "opposite")
 def sample_item(task: str, rng: Random, split: Split = "seen") -> Item:
     """One item of a task, from this side of the split of names and prompts."""
     try:
-        sampler = (_SAMPLERS | _UNLEARNED)[task]
+        sampler = (_SAMPLERS | _EXERCISES)[task]
     except KeyError:
         raise UnknownTaskError(f"no task {task!r}; there are {', '.join(TASKS)}") from None
     while True:

@@ -94,12 +94,24 @@ _TRAITS = (
 
 def note(rng: Random, split: Split) -> Item:
     """A question on one person in a note, sometimes with a stranger beside them."""
+    return _note(rng, split, same_of_both=False)
+
+
+def two_people(rng: Random, split: Split) -> Item:
+    """A note that tells the same of two people, so that only the name says whose line is asked for.
+
+    `note` rarely is such a one, and was learned without it: by what is asked, not by whom.
+    """
+    return _note(rng, split, same_of_both=True)
+
+
+def _note(rng: Random, split: Split, *, same_of_both: bool) -> Item:
     name, stranger = sample_name(rng, split), sample_name(rng, split)
     traits = rng.sample(_TRAITS, rng.choice((1, 2, 2, 3)))
     values = [trait.draw(rng, split) for trait in traits]
     lines = [trait.note.format(name, value[0]) for trait, value in zip(traits, values, strict=True)]
-    if rng.random() < 0.4:
-        other = rng.choice(_TRAITS)
+    if same_of_both or rng.random() < 0.4:
+        other = traits[0] if same_of_both else rng.choice(_TRAITS)
         lines.append(other.note.format(stranger, other.draw(rng, split)[0]))
     rng.shuffle(lines)
     asked = traits[0]
