@@ -17,10 +17,12 @@ class LossLog:
     def __init__(self, file: Path, first_step: int) -> None:
         self._file = file
         file.parent.mkdir(parents=True, exist_ok=True)
-        old = _read_losses(file) if file.exists() else []
-        self._losses = old[:first_step]
+        old = _read_losses(file) if file.exists() else {}
+        kept = {step: loss for step, loss in old.items() if step < first_step}
+        self._began = min(kept, default=first_step)
+        self._losses = list(kept.values())
         with file.open("w", newline="") as sink:
-            csv.writer(sink).writerows(enumerate(self._losses))
+            csv.writer(sink).writerows(kept.items())
 
     @property
     def recent(self) -> float:
@@ -39,12 +41,12 @@ class LossLog:
         starts = range(0, len(self._losses) - _WINDOW, _WINDOW)
         smooth = [sum(self._losses[n : n + _WINDOW]) / _WINDOW for n in starts]
         figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
-        axes.semilogy(list(starts), smooth)
+        axes.semilogy([self._began + start for start in starts], smooth)
         axes.set(xlabel="step", ylabel="weighted cross-entropy", title="nano: training loss")
         axes.grid(visible=True, alpha=0.3)
         figure.savefig(picture, dpi=120)
 
 
-def _read_losses(file: Path) -> list[float]:
+def _read_losses(file: Path) -> dict[int, float]:
     with file.open(newline="") as source:
-        return [float(row[1]) for row in csv.reader(source)]
+        return {int(step): float(loss) for step, loss in csv.reader(source)}
