@@ -71,8 +71,8 @@ class Alike:
     """With the text of the answer."""
     prompt: Ids
     answer: Ids
-    exercise: Exercise
-    """The one whose prompt is the most like it."""
+    exercises: tuple[Exercise, ...]
+    """Those whose critiques hold for it too, the one with the likest prompt first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +230,7 @@ def make_anchors(
 
 def _sorted_out(
     pupil: Pupil, exercises: Sequence[Exercise], questions: Sequence[Question]
-) -> tuple[list[Question], list[Question], list[tuple[Question, Exercise]]]:
+) -> tuple[list[Question], list[Question], list[tuple[Question, tuple[Exercise, ...]]]]:
     """Sorts questions into three: others, those like a corrected one, those like a criticised one.
 
     The first two should stay as they are; the third come with the criticised one. The criticised
@@ -252,8 +252,8 @@ def _sorted_out(
     for place, question in enumerate(others, start=len(taught)):
         near = [one for one in general if group[one] == group[place]]
         if near and not question.canary:
-            nearest = max(near, key=table[place].__getitem__)
-            alike.append((question, taught[nearest]))
+            near.sort(key=table[place].__getitem__, reverse=True)
+            alike.append((question, tuple(taught[one] for one in near)))
         else:
             (beside if group[place] in corrected else apart).append(question)
     return apart, beside, alike
@@ -268,7 +268,7 @@ def _answered(pupil: Pupil, inputs: list[Ids], max_tokens: int, rng: Random) -> 
 
 
 def _with_answers(
-    pupil: Pupil, alike: Sequence[tuple[Question, Exercise]], max_tokens: int
+    pupil: Pupil, alike: Sequence[tuple[Question, tuple[Exercise, ...]]], max_tokens: int
 ) -> list[Alike]:
     with pupil.as_live():
         answers = pupil.answer([question.prompt for question, _ in alike], max_tokens)
@@ -277,7 +277,7 @@ def _with_answers(
             replace(question.exchange, answer=pupil.reader.text(answer)),
             question.prompt,
             answer,
-            exercise,
+            exercises,
         )
-        for (question, exercise), answer in zip(alike, answers, strict=True)
+        for (question, exercises), answer in zip(alike, answers, strict=True)
     ]

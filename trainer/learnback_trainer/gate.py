@@ -6,7 +6,7 @@
     kept         the same for the lessons that other rounds about this batch have just published
     accuracy     the operator's canaries with a known answer: the share that is right
     held out     questions like the criticised ones, never taught: has what the teacher would make
-                 of their answers become likelier?
+                 of their answers become likelier, or would it leave the new answers as they are?
     sameness     do different questions still get different answers?
     anchors      questions nobody complained of, never rehearsed: nats a token from the live model
                  and the share of greedy answers that changed
@@ -130,7 +130,7 @@ def judge(
     figures = {"adoption": mean(proof.adopted for proof in asked)}
     figures |= _held_figures(pupil, held, max_tokens)
     said = _ask(pupil, anchors, max_tokens)
-    figures |= _held_out_figures(pupil, anchors.alike, said)
+    figures |= _held_out_figures(pupil, anchors.alike, said, max_tokens)
     figures |= _anchor_figures(pupil, anchors.questions, said.anchors)
     if anchors.dialogues:
         revisions = pupil.answer([one.prompt for one in anchors.dialogues], max_tokens)
@@ -218,7 +218,7 @@ class _Said:
 
 
 def _ask(pupil: Pupil, anchors: Anchors, max_tokens: int) -> _Said:
-    questions = [(one.exchange, one.prompt, one.exercise) for one in anchors.alike]
+    questions = [(one.exchange, one.prompt, one.exercises) for one in anchors.alike]
     return _Said(
         pupil.answer([one.prompt for one in anchors.questions], max_tokens),
         pupil.answer([one.prompt for one in anchors.alike], max_tokens),
@@ -226,19 +226,31 @@ def _ask(pupil: Pupil, anchors: Anchors, max_tokens: int) -> _Said:
     )
 
 
-def _held_out_figures(pupil: Pupil, alike: Sequence[Alike], said: _Said) -> dict[str, float]:
+def _held_out_figures(
+    pupil: Pupil, alike: Sequence[Alike], said: _Said, max_tokens: int
+) -> dict[str, float]:
     """The share of held-out lessons that became likelier, and whether answers still differ."""
     figures = {}
     distinct = len({one.answer for one in alike})
     if distinct >= _LEAST_DISTINCT:
         figures["sameness"] = len(set(said.alike)) / distinct
-    lessons = [(one.prompt, one.target) for one in said.lessons]
-    if len(lessons) >= _LEAST_HELD_OUT:
-        with pupil.as_live():
-            before = pupil.losses(lessons)
-        pairs = zip(before, pupil.losses(lessons), strict=True)
-        figures["held_out"] = mean(after < max(old, _KNOWN_NATS) for old, after in pairs)
+    if len(said.lessons) >= _LEAST_HELD_OUT:
+        answers = dict(zip((one.prompt for one in alike), said.alike, strict=True))
+        own = [answers[one.prompt] for one in said.lessons]
+        figures["held_out"] = mean(_improved(pupil, said.lessons, own, max_tokens))
     return figures
+
+
+def _improved(
+    pupil: Pupil, exercises: Sequence[Exercise], answers: Sequence[Ids], max_tokens: int
+) -> list[bool]:
+    """Whether each is likelier than before, or obeyed, be it in an answer that obeys others too."""
+    lessons = [(one.prompt, one.target) for one in exercises]
+    with pupil.as_live():
+        before = pupil.losses(lessons)
+    obeyed = adopted(pupil, exercises, answers, max_tokens)
+    found = zip(before, pupil.losses(lessons), obeyed, strict=True)
+    return [after < max(old, _KNOWN_NATS) or obeys for old, after, obeys in found]
 
 
 def _acceptance_figures(

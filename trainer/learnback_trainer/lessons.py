@@ -9,7 +9,9 @@
 
 One critique alone teaches little about other questions, so it is practised: the live model answers
 questions like the criticised one, revises these answers for the same critique, and the revisions
-are learned too. The others are not: what is right for one question is wrong for the next.
+are learned too. Where several critiques hold, each question is given now one and now another, said
+of what the student answers by then, so that they come to be obeyed together. Other feedback is not
+practised: what is right for one question is wrong for the next.
 
 What several people said of one answer is made into exercises each by itself here; `reconcile.py`
 tells which of them are taught.
@@ -64,6 +66,8 @@ class Exercise:
     """The answer that the target is preferred to; empty unless it is about a preference."""
     weight: float = 1.0
     """How much its loss counts in the round, 0 to 1."""
+    turns: tuple[Exercise, ...] = ()
+    """Whose critiques it is practised on, the present one first; empty if it is not practice."""
 
     @property
     def feedback_id(self) -> str:
@@ -209,12 +213,13 @@ def _best_of(
 
 
 def practice(
-    questions: Iterable[tuple[Exchange, Ids, Exercise]], pupil: Pupil, max_tokens: int
+    questions: Iterable[tuple[Exchange, Ids, Sequence[Exercise]]], pupil: Pupil, max_tokens: int
 ) -> list[Exercise]:
     """Returns exercises in which a critique is said of the answers to other questions.
 
     Args:
-        questions: What was asked and answered, the input's tokens, and whose critique applies.
+        questions: What was asked and answered, the input's tokens, and whose critiques apply, the
+            one that is said first before the others.
         pupil: The model.
         max_tokens: Longest revision, in tokens.
 
@@ -222,12 +227,13 @@ def practice(
         Those that the live model can revise, which are fewer.
     """
     drafts = []
-    for exchange, prompt, exercise in questions:
-        record = replace(exercise.record, exchange=exchange, prompt_ids=prompt)
+    for exchange, prompt, exercises in questions:
+        turns = tuple({one.record.signal: one for one in reversed(exercises)}.values())[::-1]
+        record = replace(turns[0].record, exchange=exchange, prompt_ids=prompt)
         if isinstance(record.signal, Critique):
             with contextlib.suppress(LessonError):
-                draft = _draft(record, pupil.reader, max_tokens, Mixture(exercise.objective))
-                drafts.append(replace(draft, weight=exercise.weight))
+                draft = _draft(record, pupil.reader, max_tokens, Mixture(turns[0].objective))
+                drafts.append(replace(draft, weight=turns[0].weight, turns=turns))
     made = revised(drafts, pupil, max_tokens)
     return [one for one in made if not _unteachable(one, pupil.reader)]
 
@@ -240,6 +246,18 @@ def _unteachable(exercise: Exercise, reader: Reader) -> str:
     if not text.strip() or not reader.ended(exercise.target):
         return NO_REVISION
     return NOTHING_TO_CHANGE if text == exercise.record.exchange.answer else ""
+
+
+def next_turn(exercise: Exercise) -> Exercise:
+    """Returns an exercise with the next critique that it is practised on, if there is another.
+
+    Its dialogue and target are still those of before.
+    """
+    if len(exercise.turns) < 2:
+        return exercise
+    turns = (*exercise.turns[1:], exercise.turns[0])
+    record = replace(exercise.record, signal=turns[0].record.signal)
+    return replace(exercise, record=record, weight=turns[0].weight, turns=turns)
 
 
 def criticised_again(

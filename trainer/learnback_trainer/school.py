@@ -140,7 +140,7 @@ def hold_round(
         return Report((*excused, *lost, *reconciled.outcomes(lost)), None)
     anchors = _anchors(pupil, base_name, taken, questions, sources, curriculum, rng)
     lessons = taken + practice(
-        [(one.exchange, one.prompt, one.exercise) for one in anchors.practice],
+        [(one.exchange, one.prompt, one.exercises) for one in anchors.practice],
         pupil,
         curriculum.answer_tokens,
     )

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from learnback_trainer.anchors import Anchor
-from learnback_trainer.lessons import Exercise, criticised_again, revised
+from learnback_trainer.lessons import Exercise, criticised_again, next_turn, revised
 from learnback_trainer.losses import Teacher, step_loss
 from learnback_trainer.mixture import Mixture
 from learnback_trainer.pupil import Pupil
@@ -147,27 +147,35 @@ def renewed(
 ) -> tuple[list[Ids], list[Exercise]]:
     """Lets the student answer the prompts, and the frozen teacher revise what was criticised.
 
+    What is practised on several critiques gets the next of them.
+
     Returns:
         The student's answers, and the exercises with what the teacher makes of them. Where the
         answer is the target already, or the revision came to no end, the exercise stays.
     """
     longest = _LONGER * max(len(one.target) for one in exercises) + _LONGER_TOKENS
     answers = pupil.answer([one.prompt for one in exercises], longest)
-    drafts = criticised_again(exercises, answers, pupil.reader)
+    turned = [next_turn(one) for one in exercises]
+    drafts = criticised_again(turned, answers, pupil.reader)
     again = revised(drafts, pupil, longest, refinements)
-    room = pupil.reader.context_tokens
     kept = [
-        old
-        if answer == old.target or not _usable(new, pupil) or len(new.dialogue) + longest > room
-        else replace(old, dialogue=new.dialogue, target=new.target)
-        for old, new, answer in zip(exercises, again, answers, strict=True)
+        replace(old, dialogue=new.dialogue, target=new.target)
+        if _changes(old, new, answer) and _usable(new, pupil, longest)
+        else old
+        for old, new, answer in zip(turned, again, answers, strict=True)
     ]
     return answers, kept
 
 
-def _usable(exercise: Exercise, pupil: Pupil) -> bool:
+def _changes(old: Exercise, new: Exercise, answer: Ids) -> bool:
+    """Whether there is something to learn that was not before."""
+    return answer != old.target or (len(old.turns) > 1 and answer != new.target)
+
+
+def _usable(exercise: Exercise, pupil: Pupil, longest: int) -> bool:
     text = pupil.reader.text(exercise.target)
-    return bool(text.strip()) and pupil.reader.ended(exercise.target)
+    fits = len(exercise.dialogue) + longest <= pupil.reader.context_tokens
+    return fits and bool(text.strip()) and pupil.reader.ended(exercise.target)
 
 
 class _Course:
