@@ -147,7 +147,7 @@ def renewed(
 ) -> tuple[list[Ids], list[Exercise]]:
     """Lets the student answer the prompts, and the frozen teacher revise what was criticised.
 
-    What is practised on several critiques gets the next of them.
+    What is practised on several critiques is revised for the present one, and for the next.
 
     Returns:
         The student's answers, and the exercises with what the teacher makes of them. Where the
@@ -155,8 +155,9 @@ def renewed(
     """
     longest = _LONGER * max(len(one.target) for one in exercises) + _LONGER_TOKENS
     answers = pupil.answer([one.prompt for one in exercises], longest)
+    shown = _revised_first(pupil, exercises, answers, longest)
     turned = [next_turn(one) for one in exercises]
-    drafts = criticised_again(turned, answers, pupil.reader)
+    drafts = criticised_again(turned, shown, pupil.reader)
     again = revised(drafts, pupil, longest, refinements)
     kept = [
         replace(old, dialogue=new.dialogue, target=new.target)
@@ -165,6 +166,24 @@ def renewed(
         for old, new, answer in zip(turned, again, answers, strict=True)
     ]
     return answers, kept
+
+
+def _revised_first(
+    pupil: Pupil, exercises: Sequence[Exercise], answers: Sequence[Ids], longest: int
+) -> list[Ids]:
+    """What is practised on several critiques, revised for the present one.
+
+    Revised for the next one too, such an answer obeys both.
+    """
+    shown = list(answers)
+    several = [place for place, one in enumerate(exercises) if len(one.turns) > 1]
+    drafts = criticised_again(
+        [exercises[place] for place in several], [answers[place] for place in several], pupil.reader
+    )
+    for place, one in zip(several, revised(drafts, pupil, longest), strict=True):
+        if _usable(one, pupil, longest):
+            shown[place] = one.target
+    return shown
 
 
 def _changes(old: Exercise, new: Exercise, answer: Ids) -> bool:
