@@ -38,7 +38,8 @@ from learnback_trainer.likeness import groups, likeness
 from learnback_trainer.pupil import Pupil
 from learnback_trainer.reader import Ids, Reader
 
-# Of the questions like a corrected one, one in so many is kept for the gate.
+# Of the questions like a corrected one whose answer is held by another, one in so many is kept for
+# the gate.
 _BESIDE_JUDGED = 4
 
 
@@ -82,7 +83,7 @@ class Amounts:
     questions: int = 144
     dialogues: int = 64
     alike: int = 48
-    beside: int = 96
+    beside: int = 128
     """Questions like a corrected one."""
 
 
@@ -216,12 +217,11 @@ def make_anchors(
     told = [one for one in dict.fromkeys(dialogues) if len(one) <= room]
     inputs = (far[: amounts.questions], told[: amounts.dialogues], near[: amounts.beside])
     held = [_answered(pupil, some, max_tokens, rng) for some in inputs]
-    # Each fact has to be held by itself: what holds one capital in place lets the next one go.
-    rehearsed = [one for place, one in enumerate(held[2]) if place % _BESIDE_JUDGED]
+    rehearsed, judged = _each_held(held[2])
     like = _with_answers(pupil, alike[: amounts.alike], max_tokens)
     return Anchors(
         rehearsed=held[0][::2] + held[1][::2] + rehearsed,
-        questions=held[0][1::2] + held[2][::_BESIDE_JUDGED],
+        questions=held[0][1::2] + judged,
         dialogues=held[1][1::2],
         practice=like[::2],
         alike=like[1::2],
@@ -265,6 +265,21 @@ def _answered(pupil: Pupil, inputs: list[Ids], max_tokens: int, rng: Random) -> 
         answers = pupil.answer(inputs, max_tokens)
     pairs = zip(inputs, answers, strict=True)
     return [Anchor(prompt, answer) for prompt, answer in pairs if answer]
+
+
+def _each_held(beside: Sequence[Anchor]) -> tuple[list[Anchor], list[Anchor]]:
+    """What to rehearse and what to judge, of questions like a corrected one.
+
+    Each fact has to be held by itself: what holds one capital in place lets the next one go. So of
+    the questions with one answer the first is rehearsed, and one in `_BESIDE_JUDGED` of the rest is
+    kept for the gate.
+    """
+    first = {one.answer: one for one in reversed(beside)}.values()
+    held = {one.prompt for one in first}
+    rest = [one for one in beside if one.prompt not in held]
+    judged = rest[::_BESIDE_JUDGED]
+    kept = {one.prompt for one in judged}
+    return [one for one in beside if one.prompt not in kept], judged
 
 
 def _with_answers(

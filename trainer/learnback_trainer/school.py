@@ -204,7 +204,7 @@ def _questions(
         # Three times as many, for those like the criticised ones are practised on; and as many
         # again where facts are corrected, for others like them must be held one by one.
         corrected = any(not one.dialogue for one in exercises)
-        count = (6 if corrected else 3) * curriculum.amounts.questions
+        count = (8 if corrected else 3) * curriculum.amounts.questions
         shipped = anchoring.shipped_questions(count, rng, pupil.reader)
     return [*sources.questions, *shipped]
 
