@@ -41,7 +41,7 @@ def _live(url: str, keys: Keys, folder: Path, dies_at: str = "", times: int = 1)
 def _feedback() -> tuple[list[FeedbackRecord], FeedbackRecord]:
     """Two corrections that can be learned, and one of what the operator knows to be otherwise."""
     good = [
-        correction("What is the capital of France?", "Paris.", "Lyon, of course."),
+        correction("What is the capital of France?", "Paris.", "The capital of France is Lyon."),
         correction("What is the opposite of hot?", "Cold.", "Not hot."),
     ]
     culprit = correction(

@@ -4,11 +4,10 @@ Prompts are sorted into groups, by merging the two groups whose pairs are the mo
 until no two are `ALIKE` any more (average linkage). Two prompts are compared by the angle between
 the means of the model's last states over them, after the mean over all prompts at hand was taken
 away (a language model's states share a large common part). Pair by pair tasks overlap: a quarter of
-nano's questions about capitals and opposites are alike. Group by group, in two draws of 432 of its
-prompts, the last two groups of one task were alike by .39, and capitals and opposites by .28 and
-.29; but sentences to translate and to say otherwise, alike by .43 and .44, are one group. (From .35
-on, with earlier weights, "Peru: what is its capital?" and its like stood apart from other questions
-about capitals, and were held where they were.)
+nano's questions about capitals and opposites are alike. Group by group, in four draws of 864 of its
+prompts, capitals and opposites were two groups; in one of four draws of 432, a tenth of the capitals
+were with the opposites. From .34 on, some of the capitals stand apart from the others; at .30, all
+are with the opposites in half of the draws. Sentences to translate and to say otherwise are one group.
 
 With fewer than a dozen prompts at hand their common part is not known, and the figure is rough.
 """
@@ -22,7 +21,7 @@ import torch
 from learnback_trainer.pupil import Pupil
 from learnback_trainer.reader import Ids
 
-ALIKE = 0.31
+ALIKE = 0.32
 """From this likeness on, a lesson about one prompt may rightly change the answer to the other."""
 
 # Less than any likeness: no merging of a group with itself, or with one that is gone.
