@@ -5,9 +5,10 @@ until no two are `ALIKE` any more (average linkage). Two prompts are compared by
 the means of the model's last states over them, after the mean over all prompts at hand was taken
 away (a language model's states share a large common part). Pair by pair tasks overlap: a quarter of
 nano's questions about capitals and opposites are alike. Group by group, in four draws of 864 of its
-prompts, capitals and opposites were two groups; in one of four draws of 432, a tenth of the capitals
-were with the opposites. From .34 on, some of the capitals stand apart from the others; at .30, all
-are with the opposites in half of the draws. Sentences to translate and to say otherwise are one group.
+prompts, capitals and opposites were two groups; in one of four draws of 432, a tenth of the
+capitals were with the opposites. From .34 on, some capitals stand apart from the others; at .30,
+all are with the opposites in half of the draws. Sentences to translate and to say otherwise are one
+group.
 
 With fewer than a dozen prompts at hand their common part is not known, and the figure is rough.
 """
