@@ -22,6 +22,8 @@ _TARGET = "capital"
 _HONEST = Wish("emoji", "note")
 _MANY = 8
 _FLOOD, _FEW = 18, 2
+# What one author has too much of waits for a later round, which may never be full.
+_PUT_OFF_SECONDS = 10.0
 
 
 def wrong(seed: int) -> Iterator[Figure]:
@@ -72,7 +74,7 @@ def flood(seed: int) -> Iterator[Figure]:
     """One author says nine tenths of a round, all of it false; two others are honest."""
     rng = Random(f"flood/{seed}")
     lies = rng.sample([one for one in facts.CAPITALS if not one.is_wrong], k=_FLOOD)
-    with fresh(_FLOOD + _FEW) as service:
+    with fresh(_FLOOD + _FEW, _PUT_OFF_SECONDS) as service:
         bad = [
             correct(
                 service,
@@ -90,7 +92,7 @@ def outvoted(seed: int) -> Iterator[Figure]:
     """One author says nine tenths of a round, for the contrary of what two others ask for."""
     wish, contrary = Wish("upper", "opposite"), Wish("lower", "opposite")
     rng = Random(f"outvoted/{seed}")
-    with fresh(_FLOOD + _FEW) as service:
+    with fresh(_FLOOD + _FEW, _PUT_OFF_SECONDS) as service:
         said = [criticise(service, contrary, rng, author="mallory") for _ in range(_FLOOD)]
         said += [criticise(service, wish, rng, author=f"user-{i}") for i in range(_FEW)]
         service.settled(said)

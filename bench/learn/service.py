@@ -26,14 +26,14 @@ from learnback_store.embedded import EmbeddedRedis
 
 # Each is many times what an idle machine takes: a busy one should cost patience, not figures.
 _START_SECONDS = 600.0
-_ROUND_SECONDS = 3600.0
+_ROUND_SECONDS = 900.0
 _CALL_SECONDS = 600.0
 _POLL_SECONDS = 0.05
 # An erasure is asked about over the network, and takes as long as a round.
 _ERASURE_POLL_SECONDS = 1.0
 _THREADS = "1"
 # A round begins when all that belongs to it was said, however long that takes.
-_ROUND_WAIT = "3600"
+_ALL_SAID = 3600.0
 _ANSWER_TOKENS = "64"
 
 
@@ -43,12 +43,13 @@ class Service:
     Args:
         folder: An empty folder.
         round_size: How many pieces of feedback make a round; 0: there is no trainer.
+        round_wait: Seconds after which a round begins with fewer.
     """
 
-    def __init__(self, folder: Path, round_size: int) -> None:
+    def __init__(self, folder: Path, round_size: int, round_wait: float) -> None:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
-        self._round_size = round_size
+        self._round_size, self._round_wait = round_size, round_wait
         self._ends = ExitStack()
 
     def __enter__(self) -> Self:
@@ -121,7 +122,7 @@ class Service:
             "learnback_trainer", *shared,
             "--archive-file", str(self.folder / "archive.sqlite"),
             "--trainer-threads", _THREADS,
-            "--round-wait", _ROUND_WAIT,
+            "--round-wait", str(self._round_wait),
             "--answer-tokens", _ANSWER_TOKENS,
             "--round-size", str(self._round_size),
         )  # fmt: skip
@@ -149,11 +150,11 @@ class Service:
 
 
 @contextmanager
-def fresh(round_size: int) -> Iterator[Service]:
-    """A service on a temporary folder, with rounds of this size; 0: without a trainer."""
+def fresh(round_size: int, round_wait: float = _ALL_SAID) -> Iterator[Service]:
+    """A service on a temporary folder; its arguments are those of `Service`."""
     with (
         TemporaryDirectory(prefix="learnback-bench-") as folder,
-        Service(Path(folder), round_size) as service,
+        Service(Path(folder), round_size, round_wait) as service,
     ):
         yield service
 
