@@ -7,7 +7,7 @@
     elsewhere    it is the answer to another question that was asked, and has nothing of its own
     injected     the words hold marks of a chat template, or tell a model to forget its orders
     unreadable   the critique is hardly likelier to the live model than pieces drawn blindly
-    dictated     said of other questions, the critique gives the very same unlikely answer
+    dictated     said of other questions, the critique gives all but the same unlikely answer
     collapsed    to the live model, without the critique, the answer to learn is less likely
                  than pieces drawn blindly, and hardly likelier after its own prompt than after
                  others
@@ -27,6 +27,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from statistics import mean
 
 from learnback_store.records import (
@@ -59,6 +60,9 @@ _COLLAPSED_FROM = 1.07
 _FITTING_NATS = 1.0
 # Share of other questions to which a dictation gives its one answer.
 _DICTATED_SHARE = 0.5
+# Two answers are all but the same from this share of like letters on: a model that copies gibberish
+# garbles it now and then.
+_ALL_BUT_THE_SAME = 0.7
 # Other questions asked; each costs a revision for every critique.
 _QUESTIONS = 8
 
@@ -265,7 +269,7 @@ def _unfitting(
 def _shares_of_the_same(
     pupil: Pupil, exercises: Sequence[Exercise], others: Sequence[Exchange], max_tokens: int
 ) -> list[float]:
-    """The share of other questions to which each critique gives the very same answer."""
+    """The share of other questions to which each critique gives all but the same answer."""
     elsewhere = [
         replace(one, record=replace(one.record, exchange=other))
         for one in exercises
@@ -275,6 +279,16 @@ def _shares_of_the_same(
     asked = revised(criticised_again(elsewhere, answers, pupil.reader), pupil, max_tokens)
     pairs = list(zip(elsewhere, asked, strict=True))
     # A correction says nothing of other questions.
-    same = [bool(old.dialogue) and old.target == new.target for old, new in pairs]
+    same = [
+        bool(old.dialogue) and _all_but_the_same(old.target, new.target, pupil.reader)
+        for old, new in pairs
+    ]
     width = len(others)
     return [mean(same[index * width : (index + 1) * width]) for index in range(len(exercises))]
+
+
+def _all_but_the_same(one: Ids, other: Ids, reader: Reader) -> bool:
+    if one == other:
+        return True
+    texts = (_plain(reader.text(ids)) for ids in (one, other))
+    return SequenceMatcher(None, *texts, autojunk=False).ratio() >= _ALL_BUT_THE_SAME
