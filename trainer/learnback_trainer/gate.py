@@ -7,7 +7,7 @@
     accuracy     the operator's canaries with a known answer: the share that is right
     held out     questions like the criticised ones, never taught: has what the teacher would make
                  of their answers become likelier, or would it leave the new answers as they are?
-    sameness     do different questions still get different answers?
+    sameness     do different questions still get different answers, whatever was criticised?
     anchors      questions nobody complained of, never rehearsed: nats a token from the live model
                  and the share of greedy answers that changed
     revision     dialogues never rehearsed: the share in which the revision stayed what it was
@@ -30,6 +30,7 @@ says and what the teacher would make of it: one that is like either has lost not
 from __future__ import annotations
 
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
@@ -231,14 +232,28 @@ def _held_out_figures(
 ) -> dict[str, float]:
     """The share of held-out lessons that became likelier, and whether answers still differ."""
     figures = {}
-    distinct = len({one.answer for one in alike})
-    if distinct >= _LEAST_DISTINCT:
-        figures["sameness"] = len(set(said.alike)) / distinct
+    sameness = _sameness(alike, said.alike)
+    if sameness:
+        figures["sameness"] = min(sameness)
     if len(said.lessons) >= _LEAST_HELD_OUT:
         answers = dict(zip((one.prompt for one in alike), said.alike, strict=True))
         own = [answers[one.prompt] for one in said.lessons]
         figures["held_out"] = mean(_improved(pupil, said.lessons, own, max_tokens))
     return figures
+
+
+def _sameness(alike: Sequence[Alike], answers: Sequence[Ids]) -> list[float]:
+    """Distinct answers now as a share of those before, of each group that had several.
+
+    Group by group, for in one that stays as it is nobody would see that another has collapsed.
+    """
+    groups = defaultdict[frozenset[str], list[tuple[Ids, Ids]]](list)
+    for one, answer in zip(alike, answers, strict=True):
+        groups[frozenset(told.feedback_id for told in one.exercises)].append((one.answer, answer))
+    distinct = [
+        tuple(len(set(side)) for side in zip(*pairs, strict=True)) for pairs in groups.values()
+    ]
+    return [after / before for before, after in distinct if before >= _LEAST_DISTINCT]
 
 
 def _improved(

@@ -290,5 +290,5 @@ def _shares_of_the_same(
 def _all_but_the_same(one: Ids, other: Ids, reader: Reader) -> bool:
     if one == other:
         return True
-    texts = (_plain(reader.text(ids)) for ids in (one, other))
-    return SequenceMatcher(None, *texts, autojunk=False).ratio() >= _ALL_BUT_THE_SAME
+    first, second = (_plain(reader.text(ids)) for ids in (one, other))
+    return SequenceMatcher(None, first, second, autojunk=False).ratio() >= _ALL_BUT_THE_SAME
