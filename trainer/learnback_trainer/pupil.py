@@ -338,16 +338,8 @@ class Pupil:
         """Returns the mean of the last layer's states over each prompt, [prompts, hidden size]."""
         found = []
         for start in range(0, len(prompts), _ANSWER_BATCH):
-            ids, mask = self._left_padded(prompts[start : start + _ANSWER_BATCH])
-            output = self._model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
-                output_hidden_states=True,
-                use_cache=False,
-                logits_to_keep=1,
-            )
-            states = output.hidden_states[-1].float() * mask[:, :, None]
+            states, mask = self._last_states(prompts[start : start + _ANSWER_BATCH])
+            states = states.float() * mask[:, :, None]
             found.append(states.sum(dim=1) / mask.sum(dim=1, keepdim=True))
         return torch.cat(found)
 
@@ -366,17 +358,22 @@ class Pupil:
         order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
         for start in range(0, len(order), _FORWARD_BATCH):
             places = order[start : start + _FORWARD_BATCH]
-            ids, mask = self._left_padded([rows[place] for place in places])
-            output = self._model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
-                output_hidden_states=True,
-                use_cache=False,
-                logits_to_keep=1,
-            )
-            found |= zip(places, output.hidden_states[-1][:, -1].float(), strict=True)
+            states, _ = self._last_states([rows[place] for place in places])
+            found |= zip(places, states[:, -1].float(), strict=True)
         return torch.stack([found[place] for place in range(len(rows))])
+
+    def _last_states(self, rows: Sequence[Ids]) -> tuple[Tensor, Tensor]:
+        """The last layer's states, [rows, tokens, hidden size], and which tokens are no padding."""
+        ids, mask = self._left_padded(rows)
+        output = self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+            output_hidden_states=True,
+            use_cache=False,
+            logits_to_keep=1,
+        )
+        return output.hidden_states[-1], mask
 
     def _left_padded(self, rows: Sequence[Ids]) -> tuple[Tensor, Tensor]:
         """Rows of tokens as one tensor, filled up on the left, and the mask of what is real."""
