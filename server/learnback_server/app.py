@@ -31,6 +31,7 @@ from learnback_server.auth import AuthFileError, Gatekeeper, TokenFile
 from learnback_server.calls import CallWatch
 from learnback_server.catalog import Catalog
 from learnback_server.config import NANO, ServerConfig
+from learnback_server.engine.aside import aside
 from learnback_server.engine.engine import Engine
 from learnback_server.engine.loading import LoadedModel, ModelError, load_model
 from learnback_server.engine.messages import FinishReason, GenerationRequest, SamplingParams
@@ -156,7 +157,8 @@ def load(config: ServerConfig) -> LoadedModel:
     name = _embedded_model() if config.model == NANO else config.model
     try:
         # No request may be larger than the cache: it could never be computed.
-        return load_model(
+        return aside(
+            load_model,
             name,
             device=config.device,
             dtype=config.dtype,
@@ -311,7 +313,7 @@ def build(
     """
     post = PostOffice(asyncio.get_running_loop())
     options = config.engine_options()
-    engine = Engine(model, options, post.publish, metrics)
+    engine = aside(Engine, model, options, post.publish, metrics)
     metrics.watch_engine(engine.stats)
     metrics.base_is_live(model.facts.checkpoint, model.facts.digest)
     admission = Admission(options.max_running + options.max_waiting)

@@ -21,6 +21,7 @@ from pathlib import Path
 from learnback_server.catalog import Catalog
 from learnback_server.engine.acceptance import read_head
 from learnback_server.engine.adapter import WeightsError
+from learnback_server.engine.aside import aside
 from learnback_server.engine.engine import Engine
 from learnback_server.engine.loading import LoadedModel
 from learnback_server.engine.weights import load_full, require_like
@@ -63,7 +64,7 @@ class FullWeights:
             await asyncio.to_thread(self._require_fit, folder)
             await self._exchange(name, folder)
         else:
-            await asyncio.to_thread(self._load, name, folder)
+            await asyncio.to_thread(aside, self._load, name, folder)
         self._folders = self._loaded() | {name: folder}
 
     def _loaded(self) -> dict[str, Path]:
@@ -75,7 +76,7 @@ class FullWeights:
         self._catalog.withhold(before)
         await self._let_go(before)
         try:
-            await asyncio.to_thread(self._load, name, folder)
+            await asyncio.to_thread(aside, self._load, name, folder)
         except WeightsError:
             await self._bring_back(before)
             raise
@@ -92,7 +93,7 @@ class FullWeights:
     async def _bring_back(self, folders: dict[str, Path]) -> None:
         for name, folder in folders.items():
             try:
-                await asyncio.to_thread(self._load, name, folder)
+                await asyncio.to_thread(aside, self._load, name, folder)
             except WeightsError:
                 _log.exception("%s is lost; the base model answers in its place", name)
                 self._catalog.forget([name])

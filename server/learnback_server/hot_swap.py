@@ -28,6 +28,7 @@ from learnback_server.engine.adapter import (
     WeightsError,
     read_adapter,
 )
+from learnback_server.engine.aside import aside
 from learnback_server.engine.engine import Engine
 from learnback_server.engine.loading import LoadedModel
 from learnback_server.engine.runner import ModelRunner
@@ -92,7 +93,7 @@ class HotSwap:
 
     async def start(self, aliases: AsyncGenerator[Aliases]) -> None:
         """Takes up what the aliases point at now, and follows them until `stop`."""
-        await asyncio.to_thread(self._engine.expect_adapters)
+        await asyncio.to_thread(aside, self._engine.expect_adapters)
         await self.follow(await asyncio.to_thread(self._checkpoints.aliases))
         self._task = asyncio.create_task(self._run(aliases))
 
@@ -175,7 +176,7 @@ class HotSwap:
     async def _merge_aside(self, name: str) -> None:
         adapter, head = self._unmerged.pop(name)
         try:
-            runner = await asyncio.to_thread(self._merged, adapter)
+            runner = await asyncio.to_thread(aside, self._merged, adapter)
         except (RuntimeError, MemoryError):  # it serves on as it is
             _log.exception("checkpoint %s stays unmerged", name)
             return
@@ -222,7 +223,7 @@ class HotSwap:
         name = checkpoint.name
         folder = await asyncio.to_thread(self._checkpoints.fetch, name)
         if checkpoint.manifest.kind is CheckpointKind.ADAPTER:
-            await asyncio.to_thread(self._add_adapter, name, folder)
+            await asyncio.to_thread(aside, self._add_adapter, name, folder)
         elif self._full.admits(live):
             await self._full.take_up(name, folder)
         else:
