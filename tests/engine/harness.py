@@ -34,6 +34,7 @@ from learnback_server.engine.messages import (
     TokenLogprob,
 )
 from learnback_server.engine.options import EngineOptions
+from learnback_server.engine.traced import StepTrace
 
 PATIENCE_S = 120.0
 """How long a test waits before it says that the engine hangs."""
@@ -128,11 +129,19 @@ class Answer:
         assert (finished.first_token is not None) == (finished.completion_tokens > 0)
 
 
+RECORDS: list[StepTrace] = []
+"""Recorded steps of all engines here; each network is compared with them all the same."""
+
+
 class Running:
     """An engine, started on entry and stopped on exit, with everything that it has said."""
 
-    def __init__(self, model: LoadedModel, **options: Any) -> None:
-        self.engine = Engine(model, EngineOptions(**options), self._publish)
+    def __init__(
+        self, model: LoadedModel, records: list[StepTrace] | None = None, **options: Any
+    ) -> None:
+        """With records of other engines, unless a test brings its own."""
+        records = RECORDS if records is None else records
+        self.engine = Engine(model, EngineOptions(**options), self._publish, records=records)
         self.answers: defaultdict[str, Answer] = defaultdict(Answer)
         self.on_publish: Callable[[], None] = lambda: None
         self._said = threading.Condition()

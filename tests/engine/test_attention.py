@@ -20,7 +20,7 @@ from learnback_server.engine.sdpa import SdpaAttention
 from learnback_server.engine.sequence import Generation, Sequence
 from learnback_server.engine.traced import StepTraces
 from learnback_server.engine.varlen import VarlenAttention
-from tests.engine.harness import PlainModel, request
+from tests.engine.harness import RECORDS, PlainModel, request
 from tests.engine.test_greedy import prompt_of
 
 PAGE_TOKENS = 16
@@ -83,7 +83,7 @@ class Desk:
         cache = KeyValueCache(PAGES, PAGE_TOKENS)
         self.runner = ModelRunner(model.network, cache, context_tokens=model.facts.context_tokens)
         if attention is None:
-            self.runner.warm_up(StepTraces(cache))
+            self.runner.warm_up(StepTraces(cache, RECORDS))
         else:
             self.runner._attention = attention
         self.clear()

@@ -29,7 +29,7 @@ def test_merged_full_and_unmerged_checkpoints_share_what_was_recorded_at_the_sta
 ) -> None:
     other = write_tiny_model(tmp_path / "other", "llama", seed=7)
     expected = {"full": PlainModel(other).greedy(PROMPT, 12)}
-    with Running(model) as running:
+    with Running(model, records=[]) as running:
         running.engine.expect_adapters()
         recorded = running.engine.traces.count
         assert recorded == 2  # the bare step, and the one with factors
@@ -71,7 +71,7 @@ def test_a_network_that_computes_otherwise_is_never_decoded_by_a_record_of_anoth
     recordings: int,
 ) -> None:
     other = change(model.network)
-    with Running(model) as running:
+    with Running(model, records=[]) as running:
         before = running.engine.traces.count
         running.engine.serve("other", running.engine.prepare(other))
         assert running.engine.traces.count == before + recordings

@@ -45,6 +45,10 @@ class Pages:
         self.by_token = paged.flatten(0, 1)
         self.by_page = paged.flatten(1)
 
+    def store(self, slots: torch.Tensor, new: torch.Tensor) -> None:
+        """Puts those of new tokens, of shape (tokens, heads, head size), into `slots`."""
+        self.by_token.index_copy_(0, slots, new)
+
 
 class KeyValueCache:
     """Keys and values of all pages, in every layer.
@@ -56,6 +60,8 @@ class KeyValueCache:
         """Holds `pages` pages besides the scratch page."""
         self.page_tokens = page_tokens
         self._pages = pages + 1
+        self.clearings = 0
+        """How often pages have been cleared."""
         self._layers: dict[int, tuple[Pages, Pages]] = {}
 
     def layer(self, index: int, key: torch.Tensor, value: torch.Tensor) -> tuple[Pages, Pages]:
@@ -67,6 +73,7 @@ class KeyValueCache:
     @torch.inference_mode()
     def clear(self, pages: list[int]) -> None:
         """Overwrites pages with zeros."""
+        self.clearings += 1
         for layer in self._layers.values():
             for own in layer:
                 own.by_page[pages] = 0
@@ -78,9 +85,22 @@ class KeyValueCache:
         """Keys and values of each layer in turn, by layer."""
         return [pages.paged for _, pair in sorted(self._layers.items()) for pages in pair]
 
-    def random(self, pages: int) -> list[torch.Tensor]:
-        """Random keys and values for so many pages, laid out as `tensors` does."""
-        return [torch.randn_like(one[:1].expand(pages, *one.shape[1:])) for one in self.tensors()]
+    def room(self, pages: int) -> list[torch.Tensor]:
+        """Room for so many pages of each of `tensors`, full of zeros."""
+        return [one.new_zeros(pages, *one.shape[1:]) for one in self.tensors()]
+
+    def random(self, pages: int) -> KeyValueCache:
+        """A cache of so many pages with the same layers, full of random numbers."""
+        other = KeyValueCache(pages, self.page_tokens)
+        for index, (keys, values) in self._layers.items():
+            for own in other.layer(index, keys.paged[0], values.paged[0]):
+                own.paged.normal_()
+        return other
+
+    @property
+    def pages(self) -> int:
+        """How many pages there are, the scratch page among them."""
+        return self._pages
 
     @property
     def page_width(self) -> int:
@@ -155,8 +175,8 @@ class PagedForward:
     ) -> torch.Tensor:
         """Stores the new keys and values, then attends. All are (tokens, heads, size)."""
         keys, values = self._cache.layer(layer, key, value)
-        keys.by_token.index_copy_(0, self._step.slots, key)
-        values.by_token.index_copy_(0, self._step.slots, value)
+        keys.store(self._step.slots, key)
+        values.store(self._step.slots, value)
         return self._attention.attend(self._step, query, keys, values, scale=scale, window=window)
 
 

@@ -55,7 +55,7 @@ class Span:
     """Consecutive tokens of one adapter, `start` to `end`.
 
     The products are computed for `first` to `last`, which is more where the span is so short that
-    other kernels would compute it (see `SMALLEST_STEP_TOKENS`).
+    other kernels would compute it (see `reproducible.py`).
     """
 
     adapter: Adapter

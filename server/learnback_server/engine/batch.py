@@ -71,6 +71,7 @@ class StepBatch:
         ids: Token ids, of shape (T,).
         positions: Place of each token in its sequence, of shape (T,).
         slots: Where its key and value go, as page * page_tokens + offset, of shape (T,).
+        owners: The sequence of each row, None for padding: R of them.
         counts: Tokens of each row, of shape (R,).
         starts: Where each row begins among the tokens, and their number at the end: (R + 1,).
         lengths: Tokens of each row's sequence when the step is done, of shape (R,).
@@ -90,6 +91,7 @@ class StepBatch:
         self.page_tokens = page_tokens
         padding = max(0, pad_to - sum(row.count for row in rows))
         self.padding = padding
+        self.owners: list[TokensInPages | None] = [row.sequence for row in rows] + [None] * padding
         computed = np.array([row.sequence.computed for row in rows] + [pad_length - 1] * padding)
         self.counts: Ints = np.array([row.count for row in rows] + [1] * padding)
         self.lengths: Ints = computed + self.counts

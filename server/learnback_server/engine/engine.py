@@ -42,7 +42,7 @@ from learnback_server.engine.sampling import Choice, choose
 from learnback_server.engine.scheduler import Scheduler
 from learnback_server.engine.sequence import Generation, Sequence
 from learnback_server.engine.slots import CheckpointSlots, Lane, Runner
-from learnback_server.engine.traced import StepTraces
+from learnback_server.engine.traced import StepTrace, StepTraces
 from learnback_server.engine.watch import EngineWatch, Unwatched
 
 logger = logging.getLogger(__name__)
@@ -67,8 +67,17 @@ class Engine:
         options: EngineOptions,
         publish: Publish,
         watch: EngineWatch | None = None,
+        records: list[StepTrace] | None = None,
     ) -> None:
-        """Prepares to answer with `model`; nothing runs until `start`."""
+        """Prepares to answer with `model`; nothing runs until `start`.
+
+        Args:
+            model: Answers until another is served.
+            options: How much at a time, and the like.
+            publish: Gets the events.
+            watch: Told what it does.
+            records: See `StepTraces`.
+        """
         self._model = model
         self._options = options
         self._publish = publish
@@ -80,7 +89,7 @@ class Engine:
             options.cache_tokens // page_tokens, page_tokens, prefix_cache=options.prefix_cache
         )
         self._cache = KeyValueCache(self._pages.total, page_tokens)
-        self._traces = StepTraces(self._cache)
+        self._traces = StepTraces(self._cache, records)
         self._slots = CheckpointSlots(self._note_released)
         base = self.prepare(model.network)
         self._slots.add(model.facts.checkpoint, Lane(model.facts.checkpoint, base))

@@ -17,14 +17,9 @@ import torch
 from transformers import PreTrainedModel
 
 from learnback_server.engine.attention import KeyValueCache, PagedForward, Pages
-from learnback_server.engine.batch import StepBatch
-from learnback_server.engine.sdpa import (
-    RowGroup,
-    SdpaAttention,
-    SdpaStep,
-    group_of,
-    shape_of_prompt,
-)
+from learnback_server.engine.batch import Ints, StepBatch
+from learnback_server.engine.kept import KeptRows, Standing
+from learnback_server.engine.sdpa import RowGroup, SdpaAttention, SdpaStep, shape_of_prompt
 
 Tensors = tuple[torch.Tensor, ...]
 Windows = Rows[int | None]
@@ -32,8 +27,6 @@ Windows = Rows[int | None]
 
 MOST_PADDING = 2
 """Decoding rows are padded to the longest: up to this many times the pages they have."""
-
-SMALLEST_WORKSPACE_PAGES = 512
 
 
 class Kind(enum.Enum):
@@ -45,6 +38,16 @@ class Kind(enum.Enum):
     """Rows of one token, and one prompt or chunk of a prompt."""
     PROMPT = enum.auto()
     """One prompt or chunk of a prompt."""
+
+    @property
+    def decodes(self) -> bool:
+        """Whether there are rows of one token."""
+        return self is not Kind.PROMPT
+
+    @property
+    def reads(self) -> bool:
+        """Whether there is a prompt."""
+        return self is not Kind.DECODE
 
 
 def kind_of(batch: StepBatch) -> Kind | None:
@@ -62,82 +65,81 @@ def kind_of(batch: StepBatch) -> Kind | None:
     return Kind.JOINED if singles.any() else Kind.PROMPT
 
 
-class Workspace:
-    """Room for gathered pages of any layer, that grows to the largest step seen."""
-
-    def __init__(self, cache: KeyValueCache) -> None:
-        """Starts with none."""
-        self._cache = cache
-        self._spaces: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def spaces(self, pages: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Room for at least `pages` pages of keys, and of values."""
-        width = self._cache.page_width
-        if self._spaces is None or pages * width > self._spaces[0].numel():
-            most = max(SMALLEST_WORKSPACE_PAGES, 2 * pages)
-            room = torch.empty(2, most * width, dtype=self._cache.dtype)
-            self._spaces = (room[0], room[1])
-        return self._spaces
-
-
 def inputs_of(
-    kind: Kind, batch: StepBatch, windows: Windows, workspace: Workspace, cache: Rows[torch.Tensor]
-) -> Tensors:
-    """A step as `FlatStep` takes it.
+    kind: Kind, batch: StepBatch, windows: Windows, cache: KeyValueCache, kept: KeptRows
+) -> Tensors | None:
+    """A step as `FlatStep` takes it, its tokens in the order of the places of their rows.
 
     Args:
         kind: What `kind_of` says of it.
         batch: The step.
         windows: The windows that layers use.
-        workspace: Room for what is gathered.
-        cache: Keys and values of each layer, in turn.
+        cache: Keys and values of each layer.
+        kept: The places; they take the step for done.
+
+    Returns:
+        None if there is no room for its rows.
     """
-    own = [torch.from_numpy(one) for one in (batch.ids, batch.positions, batch.slots, batch.last)]
-    dtype, tables = cache[0].dtype, batch.tables
-    if kind is Kind.DECODE:
-        masks = (_mask(batch.positions[:, None], tables.shape[1], batch, w, dtype) for w in windows)
-        grouped = [torch.from_numpy(tables.reshape(-1)), *masks]
-        most = tables.size
-    else:
-        groups = list(_groups(batch))
-        grouped = [one for group in groups for one in _tensors(group, batch, windows, dtype)]
-        most = max(group.pages.numel() for group in groups)
-    return (*own, *workspace.spaces(most), *grouped, *cache)
+    rows = np.argsort(batch.counts > 1, kind="stable")  # a prompt goes last
+    lengths, counts = batch.lengths[rows], batch.counts[rows]
+    decoding = batch.rows - kind.reads
+    shape = (0, 0)
+    if kind.reads:
+        pages = -(-int(lengths[-1]) // batch.page_tokens)
+        shape = shape_of_prompt(int(counts[-1]), pages)
+    standing = Standing(
+        [batch.owners[row] for row in rows],
+        batch.tables[rows],
+        lengths - counts,
+        lengths,
+        pages=max(batch.tables.shape[1], shape[1]),
+        prompt=kind.reads,
+    )
+    places = kept.seat(standing)
+    if places is None:
+        return None
+    order = _tokens_of(batch, rows[places.order])
+    positions = batch.positions[order]
+    place = np.repeat(np.arange(batch.rows), counts[places.order])
+    own = (
+        batch.ids[order],
+        positions,
+        batch.slots[order],
+        np.argsort(order)[batch.last],
+        place * places.tokens + positions,
+    )
+    size, dtype = batch.page_tokens, cache.dtype
+    groups: list[torch.Tensor] = []
+    if kind.decodes:
+        keys = -(-int(lengths[:decoding].max()) // size) * size
+        seen = positions[:decoding, None]
+        groups += [torch.arange(decoding), *(_mask(seen, keys, one, dtype) for one in windows)]
+    if kind.reads:
+        queries = np.arange(shape[0])
+        # A padded query repeats the first one's position, so that it sees at least one key.
+        seen = positions[decoding] + np.where(queries < counts[-1], queries, 0)[None]
+        groups += [torch.arange(int(counts[-1])) + decoding, torch.arange(int(counts[-1]))]
+        groups += [_mask(seen, shape[1] * size, one, dtype) for one in windows]
+    return (*map(torch.from_numpy, own), *groups, *places.rooms, *cache.tensors())
 
 
-def _groups(batch: StepBatch) -> Iterator[RowGroup]:
-    """Those who decode, if there are any; then the prompt."""
-    pages_of = -(-batch.lengths // batch.page_tokens)
-    singles = np.flatnonzero(batch.counts == 1)
-    device = torch.device("cpu")
-    if len(singles):
-        yield group_of(batch, singles, 1, int(pages_of[singles].max()), device)
-    (prompt,) = np.flatnonzero(batch.counts > 1)
-    shape = shape_of_prompt(int(batch.counts[prompt]), int(pages_of[prompt]))
-    yield group_of(batch, np.array([prompt]), *shape, device)
+def _tokens_of(batch: StepBatch, rows: Ints) -> Ints:
+    """The tokens of these rows, one row after the other, of shape (tokens,)."""
+    counts = batch.counts[rows]
+    shift = batch.starts[:-1][rows] - (np.cumsum(counts) - counts)
+    tokens: Ints = np.repeat(shift, counts) + np.arange(len(batch.ids))
+    return tokens
 
 
-def _tensors(
-    group: RowGroup, batch: StepBatch, windows: Windows, dtype: torch.dtype
-) -> Iterator[torch.Tensor]:
-    """What `FlatStep` makes a group of again."""
-    yield group.tokens
-    yield group.pages
-    if group.queries > 1:
-        yield torch.arange(len(group.tokens)) if group.places is None else group.places
-    pages = group.pages.numel() // group.rows
-    for window in windows:
-        yield _mask(group.positions.numpy(), pages, batch, window, dtype)
+def _mask(positions: Ints, keys: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+    """0 where a query sees a key and -inf elsewhere, of shape (rows, 1, queries, keys).
 
-
-def _mask(
-    positions: np.ndarray, pages: int, batch: StepBatch, window: int | None, dtype: torch.dtype
-) -> torch.Tensor:
-    """0 where a query sees a key and -inf elsewhere: (rows, 1, queries, tokens of the pages)."""
-    keys, queries = np.arange(pages * batch.page_tokens), positions[:, :, None]
-    unseen = keys > queries
+    For queries at `positions`, of shape (rows, queries), of keys at 0 to `keys`, exclusive.
+    """
+    key, query = np.arange(keys), positions[:, :, None]
+    unseen = key > query
     if window is not None:
-        unseen |= keys <= queries - window
+        unseen |= key <= query - window
     mask = torch.zeros(unseen.shape, dtype=dtype).masked_fill_(torch.from_numpy(unseen), -torch.inf)
     return mask[:, None]
 
@@ -159,57 +161,51 @@ class FlatStep(torch.nn.Module):
         positions: torch.Tensor,
         slots: torch.Tensor,
         last: torch.Tensor,
-        keys_space: torch.Tensor,
-        values_space: torch.Tensor,
+        targets: torch.Tensor,
         *others: torch.Tensor,
     ) -> torch.Tensor:
-        """Logits of the tokens `last`; `others` are what the groups are made of, and the cache."""
+        """Logits of the tokens `last`; for the inputs see `inputs_of`."""
         left = iter(others)
-        groups = list(self._groups(ids, left))
-        step = SdpaStep(
-            slots,
-            groups,
-            whole=self._kind is Kind.DECODE,
-            room=_GivenRoom(keys_space, values_space),
-        )
-        cache = _GivenCache(tuple(left))
-        # Where all decode, all logits are wanted, in order; picking them out would be a copy.
-        keep = {} if self._kind is Kind.DECODE else {"logits_to_keep": last}
+        groups: list[RowGroup] = []
+        if self._kind.decodes:
+            groups.append(self._decoding(left))
+        if self._kind.reads:
+            groups.append(self._prompt(left))
+        tensors = tuple(left)
+        half = len(tensors) // 2
+        cache = _GivenCache(targets, tensors[:half], tensors[half:])
+        whole = self._kind is Kind.DECODE
+        room = _GivenRoom(groups[0].rows if self._kind.decodes else 0)
+        step = SdpaStep(slots, groups, whole, room)
         output = self.model(
             input_ids=ids.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
             use_cache=False,
             paged=PagedForward(self._attention, cache, step),
-            **keep,
+            logits_to_keep=last,
         )
         logits: torch.Tensor = output.logits[0]
         return logits
 
-    def _groups(self, ids: torch.Tensor, left: Iterator[torch.Tensor]) -> Iterator[RowGroup]:
-        if self._kind is Kind.DECODE:
-            yield self._group(ids, next(left), None, ids.shape[0], left)
-        elif self._kind is Kind.JOINED:
-            tokens, pages = islice(left, 2)
-            yield self._group(tokens, pages, None, tokens.shape[0], left)
-        if self._kind is not Kind.DECODE:
-            tokens, pages, places = islice(left, 3)
-            yield self._group(tokens, pages, places, 1, left)
+    def _decoding(self, left: Iterator[torch.Tensor]) -> RowGroup:
+        """The rows of one token."""
+        tokens = next(left)
+        masks = self._masks(left)
+        return _GivenGroup(tokens, None, tokens, tokens, tokens.shape[0], 1, masks)
 
-    def _group(
-        self,
-        tokens: torch.Tensor,
-        pages: torch.Tensor,
-        places: torch.Tensor | None,
-        rows: int,
-        left: Iterator[torch.Tensor],
-    ) -> RowGroup:
-        masks: dict[int | None, torch.Tensor] = dict(zip(self._windows, left, strict=False))
-        queries = 1 if places is None else next(iter(masks.values())).shape[2]
-        return _GivenGroup(tokens, places, pages, tokens, rows, queries, masks)
+    def _prompt(self, left: Iterator[torch.Tensor]) -> RowGroup:
+        """The prompt."""
+        tokens, padded = islice(left, 2)
+        masks = self._masks(left)
+        queries = next(iter(masks.values())).shape[2]
+        return _GivenGroup(tokens, padded, tokens, tokens, 1, queries, masks)
+
+    def _masks(self, left: Iterator[torch.Tensor]) -> dict[int | None, torch.Tensor]:
+        return dict(zip(self._windows, islice(left, len(self._windows)), strict=True))
 
 
 class _GivenGroup(RowGroup):
-    """A group whose masks are given, for one head; it has no positions."""
+    """A group whose masks are given, for one head; it has neither pages nor positions."""
 
     def mask(self, _keys: torch.Tensor, window: int | None, fold: int) -> torch.Tensor:
         """See `RowGroup.mask`."""
@@ -217,22 +213,47 @@ class _GivenGroup(RowGroup):
         return mask if self.places is None else mask.repeat(1, 1, fold, 1)
 
 
+class _PlacedPages(Pages):
+    """Keys, or values, of a layer, in pages and in places."""
+
+    def __init__(self, paged: torch.Tensor, places: torch.Tensor, targets: torch.Tensor) -> None:
+        super().__init__(paged)
+        self.places = places
+        self._targets = targets
+
+    def store(self, slots: torch.Tensor, new: torch.Tensor) -> None:
+        """See `Pages.store`."""
+        super().store(slots, new)
+        self.places.flatten(0, 1).index_copy_(0, self._targets, new)
+
+
 @dataclass(frozen=True, slots=True)
 class _GivenCache:
-    """The cache's tensors as inputs of the trace: keys and values of each layer, in turn."""
+    """Places and pages as inputs of the trace: keys and values of each layer, in turn."""
 
-    tensors: Tensors
+    targets: torch.Tensor
+    places: Tensors
+    pages: Tensors
 
     def layer(self, index: int, *_: torch.Tensor) -> tuple[Pages, Pages]:
-        return Pages(self.tensors[2 * index]), Pages(self.tensors[2 * index + 1])
+        return self._one(2 * index), self._one(2 * index + 1)
+
+    def _one(self, index: int) -> Pages:
+        return _PlacedPages(self.pages[index], self.places[index], self.targets)
 
 
+@dataclass(frozen=True, slots=True)
 class _GivenRoom:
-    """Room for gathered pages as inputs of the trace."""
+    """Finds rows in their places."""
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        self._spaces = {"keys": keys, "values": values}
+    decoding: int
+    """How many there are before the prompt's."""
 
-    def take(self, name: str, pages: Pages, count: int) -> torch.Tensor:
-        width = pages.by_page.shape[1]
-        return self._spaces[name][: count * width].view(count, width)
+    def gather(self, _name: str, pages: Pages, group: RowGroup) -> torch.Tensor:
+        """See `Room.gather`."""
+        if not isinstance(pages, _PlacedPages):
+            raise TypeError("rows of a flat step are in places")
+        keys = next(iter(group.masks.values())).shape[3]
+        if group.places is None:
+            return pages.places[: group.rows, :keys]
+        return pages.places[self.decoding : self.decoding + 1, :keys]

@@ -11,6 +11,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+FEWEST_ROWS = 4
+"""Products of fewer rows differ from larger ones in the simple mode, and have to be padded."""
+
 _PROCESSOR = Path("/proc/cpuinfo")
 
 
@@ -18,10 +21,15 @@ def make_reproducible() -> None:
     """Asks MKL for the same bits; a setting of the operator's own stands.
 
     On processors of Intel's only its strict mode does it: with AVX-512, products of up to 8 rows
-    differ from larger ones without. It takes twice as long for 4 rows, and no longer from 16 on.
-    Elsewhere (seen on AMD's) the simple mode does, from 4 rows on.
+    differ from larger ones without. It takes twice as long for up to 4 rows, and no longer from 16
+    on. Elsewhere (seen on AMD's) the simple mode does, from `FEWEST_ROWS` on.
     """
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT" if _is_intel() else "AUTO")
+
+
+def fewest_rows() -> int:
+    """Rows from which on a product of float32 gives each of them the same bits as larger ones."""
+    return 1 if "STRICT" in os.environ.get("MKL_CBWR", "").upper() else FEWEST_ROWS
 
 
 def _is_intel() -> bool:

@@ -19,14 +19,10 @@ from learnback_server.engine.attention import (
 )
 from learnback_server.engine.batch import StepBatch, StepRow
 from learnback_server.engine.graphs import GraphedDecoder
+from learnback_server.engine.reproducible import FEWEST_ROWS, fewest_rows
 from learnback_server.engine.sdpa import SdpaAttention, SdpaStep
 from learnback_server.engine.traced import StepTraces
 from learnback_server.engine.varlen import VarlenAttention
-
-SMALLEST_STEP_TOKENS = 4
-"""Below this many rows MKL multiplies float32 by other kernels, whose last bits differ: such steps
-are padded to it, so that a row's result does not depend on how many rows run beside it. (The
-kernels for bfloat16 do not differ.)"""
 
 
 class Stepper(Protocol):
@@ -52,14 +48,18 @@ class ModelRunner:
         self._device = model.device
         self._cache = cache
         self._attention = _attention_for(self._device)
+        # (The kernels for bfloat16 do not differ.)
         padded = self._device.type == "cpu" and model.dtype == torch.float32
-        self._smallest_step = SMALLEST_STEP_TOKENS if padded else 0
+        self._smallest_step = fewest_rows() if padded else 0
         self._context_tokens = context_tokens
         self._stepper: Stepper | None = None
 
     @property
     def smallest_step(self) -> int:
-        """Tokens that a smaller step is padded to."""
+        """Tokens that a smaller step is padded to.
+
+        Else a row's result would depend on how many rows run beside it.
+        """
         return self._smallest_step
 
     @torch.inference_mode()
@@ -70,7 +70,7 @@ class ModelRunner:
             traces: Recorded steps over the same cache, for the CPU.
             graphs: Whether CUDA graphs are captured, as batches of new sizes come.
         """
-        batch = StepBatch([], self._cache.page_tokens, pad_to=SMALLEST_STEP_TOKENS)
+        batch = StepBatch([], self._cache.page_tokens, pad_to=FEWEST_ROWS)
         step = self._attention.prepare(batch, self._device)
         self._run(batch, step)
         if isinstance(step, SdpaStep):

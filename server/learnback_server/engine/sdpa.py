@@ -78,15 +78,15 @@ class SdpaStep:
 
 
 class Room(Protocol):
-    """Memory for gathered pages of keys and of values, reused by all layers."""
+    """Where keys and values are gathered, each row's in one piece."""
 
-    def take(self, name: str, pages: Pages, count: int) -> torch.Tensor:
-        """Room for `count` of these pages, of shape (count, numbers in a page)."""
+    def gather(self, name: str, pages: Pages, group: RowGroup) -> torch.Tensor:
+        """What the group's pages hold, of shape (rows, tokens, heads, size), until the next one."""
         ...
 
 
 class GrowingRoom:
-    """Room that grows to the largest group seen.
+    """Room that all layers use in turn, and that grows to the largest group seen.
 
     A fresh tensor for each gathering would cost more in page faults than the copy itself.
     """
@@ -95,14 +95,15 @@ class GrowingRoom:
         """Starts with none."""
         self._spaces: dict[str, torch.Tensor] = {}
 
-    def take(self, name: str, pages: Pages, count: int) -> torch.Tensor:
-        """See `Room.take`."""
-        width = pages.by_page.shape[1]
+    def gather(self, name: str, pages: Pages, group: RowGroup) -> torch.Tensor:
+        """See `Room.gather`."""
+        count, width = group.pages.numel(), pages.by_page.shape[1]
         space = self._spaces.get(name)
         if space is None or space.numel() < count * width:
-            space = pages.by_page.new_empty(count * width)
-            self._spaces[name] = space
-        return space[: count * width].view(count, width)
+            space = self._spaces[name] = pages.by_page.new_empty(count * width)
+        gathered = space[: count * width].view(count, width)
+        torch.index_select(pages.by_page, 0, group.pages, out=gathered)
+        return gathered.view(group.rows, -1, *pages.paged.shape[2:])
 
 
 class SdpaAttention:
@@ -154,22 +155,15 @@ def _attend_group(
     """Attention of a group's valid queries: (valid queries, heads, size), and so back."""
     shared = keys.paged.shape[2]
     fold = query.shape[1] // shared
-    gathered = _gather(room, "keys", keys, group)
+    gathered = room.gather("keys", keys, group).transpose(1, 2)
     attended = scaled_dot_product_attention(
         _fold(query, group, shared),
         gathered,
-        _gather(room, "values", values, group),
+        room.gather("values", values, group).transpose(1, 2),
         attn_mask=group.mask(gathered, window, fold),
         scale=scale,
     )
     return _unfold(attended, group, fold)
-
-
-def _gather(room: Room, name: str, pages: Pages, group: RowGroup) -> torch.Tensor:
-    """The group's pages as (rows, heads, tokens, size)."""
-    gathered = room.take(name, pages, group.pages.numel())
-    torch.index_select(pages.by_page, 0, group.pages, out=gathered)
-    return gathered.view(group.rows, -1, *pages.paged.shape[2:]).transpose(1, 2)
 
 
 def _fold(query: torch.Tensor, group: RowGroup, shared: int) -> torch.Tensor:
@@ -215,10 +209,10 @@ def _shapes(batch: StepBatch) -> dict[tuple[int, int], list[int]]:
 
 def shape_of_prompt(count: int, pages: int) -> tuple[int, int]:
     """Queries and pages that `count` tokens of a prompt on so many pages are padded to."""
-    return _round_up(count), _round_up(pages)
+    return round_up(count), round_up(pages)
 
 
-def _round_up(size: int) -> int:
+def round_up(size: int) -> int:
     """Rounds up by at most a quarter, so that there are few different shapes."""
     unit = max(1, 1 << max(0, size.bit_length() - 3))
     return -(-size // unit) * unit

@@ -37,10 +37,10 @@ from learnback_server.engine.flat import (
     Kind,
     Tensors,
     Windows,
-    Workspace,
     inputs_of,
     kind_of,
 )
+from learnback_server.engine.kept import KeptRows
 from learnback_server.engine.weights import shell
 
 logger = logging.getLogger(__name__)
@@ -50,14 +50,19 @@ SETTLING_RUNS = 2
 
 
 class StepTraces:
-    """The records of steps over one cache, shared by networks of one structure."""
+    """The records of steps, shared by networks of one structure."""
 
-    def __init__(self, cache: KeyValueCache) -> None:
-        """Starts with none."""
+    def __init__(self, cache: KeyValueCache, records: list[StepTrace] | None = None) -> None:
+        """Computes steps over `cache`.
+
+        Args:
+            cache: Has all layers when the first step is asked for.
+            records: Those that are known, to which its own are added; none if not given. Engines of
+                one process may share them, as torch never frees what it has recorded.
+        """
         self._cache = cache
-        self._workspace = Workspace(cache)
         self._lock = threading.Lock()
-        self._traces: list[StepTrace] = []
+        self._traces = [] if records is None else records
 
     @property
     def count(self) -> int:
@@ -82,15 +87,15 @@ class StepTraces:
         weights = _weights(model)
         for trace in self._traces:
             if trace.fits(weights, windows):
-                stepper = TracedStepper(trace, weights, self._cache, self._workspace)
-                if stepper.prove(model) == trace.kinds:
+                stepper = TracedStepper(trace, weights, self._cache)
+                if stepper.proves(model):
                     return stepper
         return None
 
     def _recorded(self, model: PreTrainedModel, windows: Windows) -> TracedStepper | None:
         """By records of its own."""
         trace = StepTrace(model, self._cache, windows)
-        stepper = TracedStepper(trace, _weights(model), self._cache, self._workspace)
+        stepper = TracedStepper(trace, _weights(model), self._cache)
         for _ in range(SETTLING_RUNS):
             for kind in trace.kinds - stepper.prove(model):
                 name = type(model).__name__
@@ -147,30 +152,31 @@ class TracedStepper:
     """Computes steps by records and the weights of one network."""
 
     def __init__(
-        self,
-        trace: StepTrace,
-        weights: Mapping[str, torch.Tensor],
-        cache: KeyValueCache,
-        workspace: Workspace,
+        self, trace: StepTrace, weights: Mapping[str, torch.Tensor], cache: KeyValueCache
     ) -> None:
-        """Uses `workspace`, which others may use at other times."""
+        """Computes by `trace` with these weights on the cache."""
         self._trace = trace
         self._weights = tuple(weights.values())
         self._cache = cache
-        self._workspace = workspace
+        self._kept = KeptRows(cache)
 
     def compute(self, batch: StepBatch) -> torch.Tensor | None:
         """Logits of the tokens `batch.last`, of shape (tokens, vocabulary).
 
         Returns:
-            None if there is no record of such a step.
+            None if there is no record of such a step, or no room for its rows.
         """
         kind = kind_of(batch)
         if kind is None or kind not in self._trace.kinds:
             return None
-        cache = self._cache.tensors()
-        inputs = inputs_of(kind, batch, self._trace.windows, self._workspace, cache)
-        return self._trace.run(kind, self._weights, inputs)
+        inputs = inputs_of(kind, batch, self._trace.windows, self._cache, self._kept)
+        if inputs is None:
+            return None
+        try:
+            return self._trace.run(kind, self._weights, inputs)
+        except BaseException:
+            self._kept.forget()
+            raise
 
     def prove(self, model: PreTrainedModel) -> frozenset[Kind]:
         """The kinds of which the model computes the same, in steps unlike those recorded.
@@ -178,6 +184,13 @@ class TracedStepper:
         May run beside the engine's steps: it has a small cache of its own.
         """
         return frozenset(kind for kind in self._trace.kinds if self._agrees(model, kind))
+
+    def proves(self, model: PreTrainedModel) -> bool:
+        """Whether the model computes the same in steps of every kind."""
+        try:
+            return self.prove(model) == self._trace.kinds
+        except RuntimeError:  # of other sizes than were recorded
+            return False
 
     def _agrees(self, model: PreTrainedModel, kind: Kind) -> bool:
         windows = self._trace.windows
@@ -232,8 +245,10 @@ def _sample(kind: Kind, size: _Size, windows: Windows, cache: KeyValueCache) -> 
         tokens = [place + token for token in range(length)]
         rows.append(_SampleRow(_SampleSequence(length - count, tokens, pages), count))
     own = cache.random(1 + each * len(rows))
-    batch = StepBatch(rows, cache.page_tokens)
-    return inputs_of(kind, batch, windows, Workspace(cache), own)
+    inputs = inputs_of(kind, StepBatch(rows, cache.page_tokens), windows, own, KeptRows(own))
+    if inputs is None:
+        raise ValueError("a step of a few rows has no room")
+    return inputs
 
 
 class _OpenStep:
