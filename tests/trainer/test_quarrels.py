@@ -92,3 +92,41 @@ def test_corrections_of_one_question(base: Base) -> None:
             "What is the capital of Spain?", "Madrid.", correction(*PARIS, "Nice.").signal
         )
         assert lost(_corrected("Lyon.", "a"), (other_question, "b", 1.0)) == [None, None]
+
+
+def test_what_others_have_been_taught_is_their_voice_still(base: Base) -> None:
+    rng = Random(4)
+
+    def upper(author: str) -> FeedbackRecord:
+        record = criticism("upper", "opposite", rng, "Please use capital letters.")
+        return replace(record, author=author)
+
+    def lower(author: str) -> tuple[FeedbackRecord, str, float]:
+        return criticism("lower", "opposite", rng, "Please use small letters only."), author, 1.0
+
+    with Pupil(base, None) as pupil:
+        others = [
+            pupil.reader.chat([{"role": "user", "content": world.sample(task, rng).prompt}])
+            for task in world.TASKS
+            for _ in range(5)
+        ]
+
+        def lost(told: list[FeedbackRecord], *said: tuple[FeedbackRecord, str, float]) -> set[str]:
+            exercises = _exercises(pupil, list(said))
+            found = outweighed(pupil, exercises, others, ANSWER_TOKENS, views(told))
+            assert not found or found.keys() == {one.feedback_id for one in exercises}
+            return set(found.values())
+
+        two = [upper("ann"), upper("ben")]
+        assert lost(two, *[lower("mallory")] * 2) == {f"{OUTWEIGHED}: 2.0 against 1.0"}
+        assert not lost(two[:1], lower("mallory"))  # as many voices, and later ones
+        assert not lost(two, lower("ann"), lower("cem"))  # ann has changed her mind
+        assert not lost([upper(""), upper("")], lower("mallory"))  # nobody knows whose they are
+
+
+def test_a_correction_that_others_have_made_stands_against_one_author(base: Base) -> None:
+    told = [replace(correction(*PARIS, "Lyon."), author=author) for author in ("ann", "ben")]
+    with Pupil(base, None) as pupil:
+        exercises = _exercises(pupil, [_corrected("Nice.", "mallory")])
+        found = outweighed(pupil, exercises, [], ANSWER_TOKENS, views(told))
+    assert list(found.values()) == [f"{OUTWEIGHED}: 2.0 against 1.0"]

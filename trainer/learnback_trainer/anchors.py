@@ -8,8 +8,11 @@ which an answer is criticised and revised come from feedback that was learned ea
 present round, and from the embedded model's grammar; without them the model unlearns, round by
 round, what teaches it.
 
-The right answer of an anchor is whatever the live model answers. Half of the anchors are rehearsed
-while teaching; the other half is only looked at by the gate.
+The right answer of an anchor is what the live model answers, and how sure it is of each word. But
+where it still answers as the *base model* does, or was never told otherwise about questions of that
+kind, the base is the measure, and always in dialogues: what little each round costs must not add up
+from round to round. Half of the anchors are rehearsed while teaching; the other half is only looked
+at by the gate.
 
 Another base model than nano has no shipped prompts: until there is traffic, only canaries and the
 round's own dialogues hold it.
@@ -17,9 +20,10 @@ round's own dialogues hold it.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -37,6 +41,7 @@ from learnback_trainer.lessons import Exercise
 from learnback_trainer.likeness import groups, likeness
 from learnback_trainer.pupil import Pupil
 from learnback_trainer.reader import Ids, Reader
+from learnback_trainer.students import Frozen
 
 # Of the questions like a corrected one whose answer is held by another, one in so many is kept for
 # the gate.
@@ -58,10 +63,14 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """An input with the live model's own answer."""
+    """An input with the answer that it should have."""
 
     prompt: Ids
     answer: Ids
+    by: Frozen = Frozen.LIVE
+    """Whose answer it is."""
+    live: Ids = ()
+    """What the live model answers, if that may be something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +179,15 @@ def dialogues_of(records: Iterable[FeedbackRecord], reader: Reader) -> list[Ids]
     return found
 
 
+def prompts_of(records: Iterable[FeedbackRecord], reader: Reader) -> list[Ids]:
+    """Returns the questions of feedback, each once; those that can't be put are left out."""
+    found: dict[Ids, None] = {}
+    for record in records:
+        with contextlib.suppress(LessonError):
+            found[reader.prompt(record.exchange, record.prompt_ids)] = None
+    return list(found)
+
+
 def _asked(text: str) -> Exchange:
     return Exchange("", (Message(Role.USER, text),))
 
@@ -193,6 +211,7 @@ def make_anchors(
     exercises: Sequence[Exercise],
     questions: Sequence[Question],
     dialogues: Sequence[Ids],
+    told: Sequence[Ids] | None = None,
     *,
     amounts: Amounts,
     max_tokens: int,
@@ -205,66 +224,103 @@ def make_anchors(
         exercises: What is taught.
         questions: Where from, in order of preference.
         dialogues: Likewise, each up to the model's turn to revise.
+        told: All that the live model was ever told about; None if that is not known.
         amounts: How many to take.
         max_tokens: Longest answer.
         rng: Decides which are rehearsed and which are judged.
     """
-    apart, beside, alike = _sorted_out(pupil, exercises, questions)
+    found = _sorted_out(pupil, exercises, questions, told)
     room = pupil.reader.context_tokens - max_tokens
     near, far = (
-        [one.prompt for one in some if len(one.prompt) <= room] for some in (beside, apart)
+        [one.prompt for one in some if len(one.prompt) <= room]
+        for some in (found.beside, found.apart)
     )
-    told = [one for one in dict.fromkeys(dialogues) if len(one) <= room]
-    inputs = (far[: amounts.questions], told[: amounts.dialogues], near[: amounts.beside])
-    held = [_answered(pupil, some, max_tokens, rng) for some in inputs]
-    rehearsed, judged = _each_held(held[2])
-    like = _with_answers(pupil, alike[: amounts.alike], max_tokens)
+    spoken = [one for one in dict.fromkeys(dialogues) if len(one) <= room]
+    others, revisions, facts = (
+        _answered(pupil, some, untold, max_tokens, rng)
+        for some, untold in (
+            (far[: amounts.questions], found.untold),
+            (spoken[: amounts.dialogues], frozenset(spoken)),
+            (near[: amounts.beside], found.untold),
+        )
+    )
+    rehearsed, judged = _each_held(facts)
+    like = _with_answers(pupil, found.alike[: amounts.alike], max_tokens)
     return Anchors(
-        rehearsed=held[0][::2] + held[1][::2] + rehearsed,
-        questions=held[0][1::2] + judged,
-        dialogues=held[1][1::2],
+        rehearsed=others[::2] + revisions[::2] + rehearsed,
+        questions=others[1::2] + judged,
+        dialogues=revisions[1::2],
         practice=like[::2],
         alike=like[1::2],
     )
 
 
-def _sorted_out(
-    pupil: Pupil, exercises: Sequence[Exercise], questions: Sequence[Question]
-) -> tuple[list[Question], list[Question], list[tuple[Question, tuple[Exercise, ...]]]]:
-    """Sorts questions into three: others, those like a corrected one, those like a criticised one.
+@dataclass(slots=True)
+class _Sorted:
+    """Questions, by what is to become of them. The taught ones themselves are not among them."""
 
-    The first two should stay as they are; the third come with the criticised one. The criticised
-    and corrected ones themselves are in none.
-    """
+    apart: list[Question] = field(default_factory=list)
+    """Like none of the taught ones: should stay as they are."""
+    beside: list[Question] = field(default_factory=list)
+    """Like a corrected one: likewise, but the correction is near."""
+    alike: list[tuple[Question, tuple[Exercise, ...]]] = field(default_factory=list)
+    """Like criticised ones, and whose critiques hold for them too."""
+    untold: frozenset[Ids] = frozenset()
+    """Those of a kind that the live model was never told about."""
+
+
+def _sorted_out(
+    pupil: Pupil,
+    exercises: Sequence[Exercise],
+    questions: Sequence[Question],
+    told: Sequence[Ids] | None,
+) -> _Sorted:
     # Of several about one prompt, what was said in words.
     criticised = {one.prompt: one for one in sorted(exercises, key=lambda one: bool(one.dialogue))}
     room = pupil.reader.context_tokens
     others = [one for one in questions if one.prompt not in criticised and len(one.prompt) < room]
-    table = likeness(pupil, [*criticised, *(one.prompt for one in others)])
+    prompts = [*criticised, *(one.prompt for one in others), *(told or ())]
+    table = likeness(pupil, prompts)
     group = groups(table)
     taught = list(criticised.values())
     # What is right for one question is wrong for the next: a correction reaches no others.
     general = [place for place, one in enumerate(taught) if one.dialogue]
     corrected = {group[place] for place, one in enumerate(taught) if not one.dialogue}
-    apart: list[Question] = []
-    beside: list[Question] = []
-    alike = []
+    found = _Sorted()
     for place, question in enumerate(others, start=len(taught)):
         near = [one for one in general if group[one] == group[place]]
         if near and not question.canary:
             near.sort(key=table[place].__getitem__, reverse=True)
-            alike.append((question, tuple(taught[one] for one in near)))
+            found.alike.append((question, tuple(taught[one] for one in near)))
         else:
-            (beside if group[place] in corrected else apart).append(question)
-    return apart, beside, alike
+            (found.beside if group[place] in corrected else found.apart).append(question)
+    if told is not None:
+        known = set(group[len(taught) + len(others) :])
+        pairs = zip(prompts, group, strict=True)
+        found.untold = frozenset(prompt for prompt, own in pairs if own not in known)
+    return found
 
 
-def _answered(pupil: Pupil, inputs: list[Ids], max_tokens: int, rng: Random) -> list[Anchor]:
+def _answered(
+    pupil: Pupil, inputs: list[Ids], untold: Container[Ids], max_tokens: int, rng: Random
+) -> list[Anchor]:
+    """Anchors, of which those `untold` are held where the base model is."""
     rng.shuffle(inputs)
     with pupil.as_live():
-        answers = pupil.answer(inputs, max_tokens)
-    pairs = zip(inputs, answers, strict=True)
-    return [Anchor(prompt, answer) for prompt, answer in pairs if answer]
+        live = pupil.answer(inputs, max_tokens)
+    if pupil.live_is_base:
+        return [
+            Anchor(prompt, answer) for prompt, answer in zip(inputs, live, strict=True) if answer
+        ]
+    with pupil.as_frozen(Frozen.BASE):
+        base = pupil.answer(inputs, max_tokens)
+    anchors = [
+        Anchor(prompt, first, Frozen.BASE, now)
+        if first == now or prompt in untold
+        else Anchor(prompt, now)
+        for prompt, first, now in zip(inputs, base, live, strict=True)
+    ]
+    return [one for one in anchors if one.answer]
 
 
 def _each_held(beside: Sequence[Anchor]) -> tuple[list[Anchor], list[Anchor]]:

@@ -311,7 +311,7 @@ def _anchor_figures(
 ) -> dict[str, float]:
     if not anchors:
         return {}
-    pairs = [(one.prompt, one.answer) for one in anchors]
+    pairs = [(one.prompt, one.live or one.answer) for one in anchors]
     with pupil.as_live():
         expected = pupil.distributions(pairs)
     # A distribution's own logarithm serves as its logits.
@@ -321,5 +321,6 @@ def _anchor_figures(
 
 
 def _changed(anchors: Sequence[Anchor], answers: Sequence[Ids]) -> float:
-    """The share of greedy answers that are not what they were."""
-    return mean(answer != one.answer for answer, one in zip(answers, anchors, strict=True))
+    """The share of greedy answers that are not what they were, nor what they should be."""
+    pairs = zip(answers, anchors, strict=True)
+    return mean(answer not in (one.answer, one.live) for answer, one in pairs)

@@ -114,6 +114,24 @@ def make_exercises(
     return found
 
 
+def retold(views: Iterable[FeedbackView], pupil: Pupil, max_tokens: int) -> list[Exercise]:
+    """Returns exercises of critiques, without their targets, and of corrections learned earlier.
+
+    What can't be put to the model is left out.
+
+    Args:
+        views: Feedback.
+        pupil: The model.
+        max_tokens: Longest revision, in tokens.
+    """
+    found = []
+    for view in views:
+        if isinstance(view.record.signal, Critique | Correction):
+            with contextlib.suppress(LessonError):
+                found.append(_draft(view.record, pupil.reader, max_tokens, Mixture()))
+    return found
+
+
 def _weighed(exercise: Exercise, mixture: Mixture) -> Exercise:
     weight = mixture.weight(exercise.objective)
     if not weight:

@@ -69,6 +69,8 @@ _ALONE_FROM = 3
 _WAIT_SECONDS = 5.0
 # Batches that are looked through behind one that a single author crowds.
 _LOOK_AHEAD = 8
+# Feedback that was learned before and is looked at in a round.
+_MOST_TOLD = 256
 # Between two tries while Redis is away, or after a round has failed.
 _RETRY_SECONDS = 1.0
 # Between two signs of life to the queue, and two lines of progress, during a round.
@@ -387,6 +389,7 @@ class Trainer:
         self._board.begin(this)
         self._reached("begun")
         _log.info("a round about %d pieces of feedback, on %s", len(views), this.parent)
+        told, all_told = self._told(this.parent)
         with self._opened(this.parent, self._curriculum.recipe.method) as pupil:
             report = hold_round(
                 pupil,
@@ -397,7 +400,8 @@ class Trainer:
                     self._earlier(),
                     authors.weights(self._archive, views),
                     kept,
-                    self._told(this.parent),
+                    told,
+                    all_told,
                     self._head(this.parent),
                 ),
                 curriculum,
@@ -489,18 +493,16 @@ class Trainer:
         page = self._archive.page(wanted, page_size=self._curriculum.amounts.dialogues)
         return [view.record for view in page.views]
 
-    def _told(self, parent: str) -> list[FeedbackView]:
-        """What the acceptance head may learn from besides the round, newest first.
+    def _told(self, parent: str) -> tuple[list[FeedbackView], bool]:
+        """What a checkpoint and its ancestors have learned, newest first, and whether it is all.
 
-        Of the parent's own line alone, so that an erasure finds every head that it taints.
+        Of its own line alone, so that an erasure finds every acceptance head that it taints.
         """
-        terms = self._curriculum.acceptance
-        if not terms.on:
-            return []
         own = self._checkpoints.learned_in_line(parent)
         wanted = FeedbackFilter(states=frozenset({FeedbackState.LEARNED}))
-        page = self._archive.page(wanted, page_size=terms.most)
-        return [view for view in page.views if view.feedback_id in own]
+        page = self._archive.page(wanted, page_size=_MOST_TOLD)
+        told = [view for view in page.views if view.feedback_id in own]
+        return told, len(told) == len(own)
 
     def _head(self, parent: str) -> Head | None:
         """The acceptance head of a checkpoint, if it has one and heads are in use."""

@@ -1,8 +1,8 @@
 """The loss of a step: every exercise by its objective, and the anchors beside them.
 
-The teacher of critiques and anchors is the frozen live model; for critiques it can be an average of
-the student's weights over the steps instead, as SDPO has it. The live model is the reference of
-KTO and DPO in either case.
+The teacher of critiques is the frozen live model; it can be an average of the student's weights
+over the steps instead, as SDPO has it. That of anchors is the live model too, or the base model
+(`anchors.py`). The live model is the reference of KTO and DPO in any case.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from learnback_trainer.objectives import distillation, dpo, imitation, kto, sft
 from learnback_trainer.objectives.distillation import Divergence, bucketed, likeliest
 from learnback_trainer.pupil import Pupil
 from learnback_trainer.reader import Ids
+from learnback_trainer.students import Frozen
 
 # What the teacher expects is kept for later steps up to this size. Nano needs a tenth of it; of a
 # vocabulary of 150,000 it is 900 tokens of answers, so there little is found again.
@@ -55,7 +56,7 @@ class StepLoss:
 
 
 class Teacher:
-    """Knows what the student should come to. The live model is frozen, so it is asked only once.
+    """Knows what the student should come to. What is frozen is asked only once.
 
     Args:
         pupil: The model.
@@ -64,7 +65,7 @@ class Teacher:
 
     def __init__(self, pupil: Pupil, mixture: Mixture) -> None:
         self._pupil, self._mixture = pupil, mixture
-        self._known: dict[Pair, Expected] = {}
+        self._known: dict[tuple[Frozen, Pair], Expected] = {}
         self._likelihoods: dict[Pair, float] = {}
         self._instead: dict[Pair, tuple[Pair, Expected]] = {}
         self._average: list[Tensor] = []
@@ -83,15 +84,25 @@ class Teacher:
         with self._pupil.with_weights(self._average):
             return self._asked(pairs)
 
-    def expects(self, pairs: Sequence[Pair]) -> list[Expected]:
-        """Returns what the live model expects."""
+    def holds(self, anchors: Sequence[Anchor]) -> list[Expected]:
+        """Returns what is expected at each anchor by whose answer it is."""
+        found: dict[Anchor, Expected] = {}
+        for whose in Frozen:
+            own = [one for one in anchors if one.by is whose]
+            expected = self.expects([(one.prompt, one.answer) for one in own], whose)
+            found |= zip(own, expected, strict=True)
+        return [found[one] for one in anchors]
+
+    def expects(self, pairs: Sequence[Pair], whose: Frozen = Frozen.LIVE) -> list[Expected]:
+        """Returns what a frozen model expects."""
         if sum(one.log_probs.nbytes for one in self._known.values()) > _REMEMBERED_BYTES:
             self._known.clear()
-        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
+        new = [pair for pair in dict.fromkeys(pairs) if (whose, pair) not in self._known]
         if new:
-            with self._pupil.as_live():
-                self._known |= zip(new, self._asked(new), strict=True)
-        return [self._known[pair] for pair in pairs]
+            with self._pupil.as_frozen(whose):
+                asked = self._asked(new)
+            self._known |= zip(((whose, pair) for pair in new), asked, strict=True)
+        return [self._known[whose, pair] for pair in pairs]
 
     def _asked(self, pairs: Sequence[Pair]) -> list[Expected]:
         return [self._kept(log_probs) for log_probs in self._pupil.distributions(pairs)]
@@ -168,7 +179,7 @@ def step_loss(
         asked = [_asked(one, teacher) for one in own]
         ratios = _log_ratios(pupil, teacher, pupil.team.share(apart))
         revised = _revised(teacher, own)
-        expected = teacher.expects(rehearsed)
+        expected = teacher.holds(near)
         for one, pairs in zip(own, asked, strict=True):
             teacher.log_likelihoods(_compared(one, pairs))
     point = kto.reference_point(torch.tensor(pupil.team.joined(ratios) if apart else ()))

@@ -29,7 +29,7 @@ from learnback_store.digests import model_digest
 from learnback_store.manifest import CheckpointKind
 from learnback_trainer.errors import ModelError
 from learnback_trainer.reader import Ids, Reader
-from learnback_trainer.students import Method, student_of
+from learnback_trainer.students import Frozen, Method, student_of
 from learnback_trainer.team import ALONE, Team
 
 _log = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ NANO = "nano"
 _FORWARD_BATCH = 8
 # Sequences that answer at once; while decoding, only the last token has logits.
 _ANSWER_BATCH = 64
+# Layers in which it is looked at what prompts have in common, if there are so many.
+_MEANING_LAYERS = 8
 # Short rows go apart from long ones if that leaves at most so much of the tokens with padding.
 _APART_BELOW = 0.75
 
@@ -143,7 +145,7 @@ def _frozen(
 class Pupil:
     """A base model that is taught, for one round. A context manager frees it.
 
-    Methods speak of the student, and inside `as_live()` of the frozen live model.
+    Methods speak of the student, and inside `as_frozen` of a model that it comes from.
 
     Args:
         base: The base model; must not be used otherwise meanwhile.
@@ -201,10 +203,19 @@ class Pupil:
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
-    def as_live(self) -> Iterator[None]:
-        """Within this, the model is the live one, frozen."""
-        with self._student.as_live():
+    def as_frozen(self, which: Frozen) -> Iterator[None]:
+        """Within this, the model is a frozen one."""
+        with self._student.as_frozen(which):
             yield
+
+    def as_live(self) -> contextlib.AbstractContextManager[None]:
+        """Within this, the model is the live one, frozen."""
+        return self.as_frozen(Frozen.LIVE)
+
+    @property
+    def live_is_base(self) -> bool:
+        """Whether nothing has been learned yet."""
+        return self._student.live_is_base
 
     @property
     def blind_nats(self) -> float:
@@ -335,12 +346,19 @@ class Pupil:
 
     @_frozen
     def meaning(self, prompts: Sequence[Ids]) -> Tensor:
-        """Returns the mean of the last layer's states over each prompt, [prompts, hidden size]."""
+        """Returns what layers make of each prompt: of some the mean state, and of some the last.
+
+        Returns:
+            In float32, of shape [prompts, twice the layers that were looked at, hidden size].
+        """
         found = []
         for start in range(0, len(prompts), _ANSWER_BATCH):
-            states, mask = self._last_states(prompts[start : start + _ANSWER_BATCH])
-            states = states.float() * mask[:, :, None]
-            found.append(states.sum(dim=1) / mask.sum(dim=1, keepdim=True))
+            layers, mask = self._states(prompts[start : start + _ANSWER_BATCH])
+            seen = mask[:, :, None]
+            looked_at = layers[-1 :: -max(1, len(layers) // _MEANING_LAYERS)]
+            means = [(states.float() * seen).sum(dim=1) / seen.sum(dim=1) for states in looked_at]
+            ends = [states[:, -1].float() for states in looked_at]
+            found.append(torch.stack(means + ends, dim=1))
         return torch.cat(found)
 
     @_frozen
@@ -358,12 +376,16 @@ class Pupil:
         order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
         for start in range(0, len(order), _FORWARD_BATCH):
             places = order[start : start + _FORWARD_BATCH]
-            states, _ = self._last_states([rows[place] for place in places])
-            found |= zip(places, states[:, -1].float(), strict=True)
+            layers, _ = self._states([rows[place] for place in places])
+            found |= zip(places, layers[-1][:, -1].float(), strict=True)
         return torch.stack([found[place] for place in range(len(rows))])
 
-    def _last_states(self, rows: Sequence[Ids]) -> tuple[Tensor, Tensor]:
-        """The last layer's states, [rows, tokens, hidden size], and which tokens are no padding."""
+    def _states(self, rows: Sequence[Ids]) -> tuple[Sequence[Tensor], Tensor]:
+        """The states behind each layer, and which tokens are no padding.
+
+        The states are of shape [rows, tokens, hidden size], and those behind the last layer have
+        been through the final norm.
+        """
         ids, mask = self._left_padded(rows)
         output = self._model(
             input_ids=ids,
@@ -373,7 +395,7 @@ class Pupil:
             use_cache=False,
             logits_to_keep=1,
         )
-        return output.hidden_states[-1], mask
+        return output.hidden_states[1:], mask
 
     def _left_padded(self, rows: Sequence[Ids]) -> tuple[Tensor, Tensor]:
         """Rows of tokens as one tensor, filled up on the left, and the mask of what is real."""

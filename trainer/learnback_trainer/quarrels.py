@@ -10,6 +10,10 @@ author's voice being the weight of their weightiest lesson and each lesson witho
 of its own; then the one whose lessons weigh more. Otherwise neither is, but of one who has changed
 their mind what they said last is. The losers are NOT_LEARNED.
 
+What authors have said earlier, and the live model has learned, is their voice still: one author who
+says the contrary of two others does not get their way by coming later, or more often. It gives way
+to as many voices, and to those whose own it was.
+
 Limits: contradictions are sought among so many pairs of unlike critiques at most, the weightiest
 first; what is left the gate will see. Nano's pairs of kinds that exclude one another were told from
 those that do not without a mistake; the figures are in docs/log.md.
@@ -23,8 +27,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from learnback_store.records import Correction, Critique, Exchange
-from learnback_trainer.lessons import Exercise, criticised_again, revised
+from learnback_store.records import Correction, Critique, Exchange, FeedbackView
+from learnback_trainer.lessons import Exercise, criticised_again, retold, revised
 from learnback_trainer.likeness import groups, likeness
 from learnback_trainer.proofs import adopted
 from learnback_trainer.pupil import Pupil
@@ -36,6 +40,8 @@ OUTWEIGHED = "others with more weight ask for something that excludes it"
 UNDECIDED = "others ask for something that excludes it, and neither side has more weight"
 CHANGED_MIND = "its author has said something since that excludes it"
 
+# Earlier lessons that are heard.
+_MOST_STANDING = 32
 # Pairs of camps that are tried; each costs about a dozen answers.
 _MOST_PAIRS = 24
 # Two weights that differ by less are equal.
@@ -43,7 +49,11 @@ _EQUAL = 1e-6
 
 
 def outweighed(
-    pupil: Pupil, exercises: Sequence[Exercise], others: Sequence[Ids], max_tokens: int
+    pupil: Pupil,
+    exercises: Sequence[Exercise],
+    others: Sequence[Ids],
+    max_tokens: int,
+    told: Sequence[FeedbackView] = (),
 ) -> dict[str, str]:
     """Returns why lessons must not be taught beside the others, by feedback id.
 
@@ -52,15 +62,33 @@ def outweighed(
         exercises: What is about to be taught, with the weights of authors.
         others: Other prompts, by which it is seen which of these are alike.
         max_tokens: Longest answer.
+        told: What the live model has learned, newest first.
     """
-    camps = _camps(pupil, exercises, others, max_tokens)
-    pairs = [(a, b) for a, b in combinations(camps, 2) if a.about & b.about and a.said != b.said]
+    standing = _standing(exercises, told, pupil, max_tokens)
+    camps = _camps(pupil, exercises, standing, others, max_tokens)
+    pairs = [
+        (a, b)
+        for a, b in combinations(camps, 2)
+        if a.about & b.about and a.said != b.said and not (a.stands and b.stands)
+    ]
     pairs.sort(key=lambda pair: -min(pair[0].weight, pair[1].weight))
     contradicting = _contradicting(pupil, pairs[:_MOST_PAIRS], max_tokens)
-    found = _decided(_sides(contradicting))
+    lost = _decided(_sides(contradicting))
+    found = {one.feedback_id: lost[one.feedback_id] for one in exercises if one.feedback_id in lost}
     if found:
         _log.info("%d of %d lessons contradict weightier ones", len(found), len(exercises))
     return found
+
+
+def _standing(
+    exercises: Sequence[Exercise], told: Sequence[FeedbackView], pupil: Pupil, max_tokens: int
+) -> list[Exercise]:
+    """The latest words of authors who have been heard earlier, if these could be contradicted."""
+    if not any(isinstance(one.record.signal, Critique | Correction) for one in exercises):
+        return []
+    own = {one.feedback_id for one in exercises}
+    named = [one for one in told if one.record.author and one.feedback_id not in own]
+    return retold(named[:_MOST_STANDING], pupil, max_tokens)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +100,8 @@ class _Camp:
     """What they are about: the group of like questions, or the one question of a correction."""
     said: object
     """What they ask for."""
+    stands: bool = False
+    """Whether the live model has learned it."""
 
     @property
     def weight(self) -> float:
@@ -79,24 +109,37 @@ class _Camp:
 
 
 def _camps(
-    pupil: Pupil, exercises: Sequence[Exercise], others: Sequence[Ids], max_tokens: int
+    pupil: Pupil,
+    exercises: Sequence[Exercise],
+    standing: Sequence[Exercise],
+    others: Sequence[Ids],
+    max_tokens: int,
 ) -> list[_Camp]:
-    found = defaultdict[tuple[object, object], list[Exercise]](list)
-    critiques = [one for one in exercises if isinstance(one.record.signal, Critique)]
+    found = defaultdict[tuple[object, object, bool], list[Exercise]](list)
     for one in exercises:
         if isinstance(one.record.signal, Correction):
-            found[one.prompt, one.target].append(one)
-    if len(critiques) > 1:
-        prompts = dict.fromkeys(one.prompt for one in critiques)
+            found[one.prompt, one.target, False].append(one)
+    for one in standing:
+        if isinstance(one.record.signal, Correction):
+            found[one.prompt, one.target, True].append(one)
+    critiques, earlier = (
+        [one for one in some if isinstance(one.record.signal, Critique)]
+        for some in (exercises, standing)
+    )
+    if critiques and len(critiques) + len(earlier) > 1:
+        prompts = dict.fromkeys(one.prompt for one in (*critiques, *earlier))
         table = likeness(pupil, [*prompts, *(one for one in others if one not in prompts)])
         group = dict(zip(prompts, groups(table), strict=False))
         # What each asks for shows in what becomes of the first answer of its group.
         first = {group[one.prompt]: one.record.exchange for one in reversed(critiques)}
-        shown = _said_of([(first[group[one.prompt]], one) for one in critiques], pupil)
-        for one, made in zip(critiques, revised(shown, pupil, max_tokens), strict=True):
-            found[group[one.prompt], made.target].append(one)
+        beside = [one for one in earlier if group[one.prompt] in first]
+        said = [(one, False) for one in critiques] + [(one, True) for one in beside]
+        shown = _said_of([(first[group[one.prompt]], one) for one, _ in said], pupil)
+        for (one, stands), made in zip(said, revised(shown, pupil, max_tokens), strict=True):
+            found[group[one.prompt], made.target, stands].append(one)
     return [
-        _Camp(tuple(members), frozenset([about]), said) for (about, said), members in found.items()
+        _Camp(tuple(members), frozenset([about]), said, stands)
+        for (about, said, stands), members in found.items()
     ]
 
 
@@ -179,17 +222,27 @@ class _Side:
         return [one for camp in self.camps for one in camp.members]
 
     @property
+    def fresh(self) -> list[Exercise]:
+        """Those that are not learned yet."""
+        return [one for camp in self.camps if not camp.stands for one in camp.members]
+
+    @property
     def authors(self) -> set[str]:
         return {one.record.author for one in self.members}
 
-    @property
-    def weight(self) -> tuple[float, float]:
-        """That of its voices, and that of its lessons."""
+    def weight(self, against: _Side | None = None) -> tuple[float, float]:
+        """That of its voices, and that of its lessons that are not learned yet.
+
+        Who says the contrary now, on the side that it stands against, takes back what they said.
+        """
+        changed = {one.record.author for one in against.fresh} if against else set()
         voices: dict[str, float] = {}
-        for one in self.members:
-            voice = one.record.author or one.feedback_id
-            voices[voice] = max(voices.get(voice, 0.0), one.weight)
-        return sum(voices.values()), sum(one.weight for one in self.members)
+        for camp in self.camps:
+            for one in camp.members:
+                voice = one.record.author or one.feedback_id
+                if not (camp.stands and voice in changed):
+                    voices[voice] = max(voices.get(voice, 0.0), one.weight)
+        return sum(voices.values()), sum(one.weight for one in self.fresh)
 
 
 def _sides(contradicting: Sequence[tuple[_Camp, _Camp]]) -> list[_Side]:
@@ -202,7 +255,7 @@ def _sides(contradicting: Sequence[tuple[_Camp, _Camp]]) -> list[_Side]:
     for camp, others in against.items():
         sides[frozenset(others)].add(camp)
     found = [_Side(frozenset(camps), others) for others, camps in sides.items()]
-    return sorted(found, key=lambda side: side.weight, reverse=True)
+    return sorted(found, key=_Side.weight, reverse=True)
 
 
 def _decided(sides: Sequence[_Side]) -> dict[str, str]:
@@ -223,18 +276,16 @@ def _decided(sides: Sequence[_Side]) -> dict[str, str]:
     return found
 
 
-def _losers(heavier: _Side, lighter: _Side) -> tuple[list[_Side], str]:
-    differences = [a - b for a, b in zip(heavier.weight, lighter.weight, strict=True)]
-    if any(abs(one) > _EQUAL for one in differences):
-        weights = f"{heavier.weight[0]:.1f} against {lighter.weight[0]:.1f}"
-        return [lighter], f"{OUTWEIGHED}: {weights}"
-    if (
-        heavier.authors == lighter.authors
-        and len(heavier.authors) == 1
-        and "" not in heavier.authors
-    ):
-        return [min(heavier, lighter, key=_last)], CHANGED_MIND
-    return [heavier, lighter], UNDECIDED
+def _losers(one: _Side, other: _Side) -> tuple[list[_Side], str]:
+    weights = one.weight(other), other.weight(one)
+    differences = [a - b for a, b in zip(*weights, strict=True)]
+    parted = next((found for found in differences if abs(found) > _EQUAL), 0.0)
+    if parted:
+        more, less = sorted((voices for voices, _ in weights), reverse=True)
+        return [other if parted > 0 else one], f"{OUTWEIGHED}: {more:.1f} against {less:.1f}"
+    if one.authors == other.authors and len(one.authors) == 1 and "" not in one.authors:
+        return [min(one, other, key=_last)], CHANGED_MIND
+    return [one, other], UNDECIDED
 
 
 def _last(side: _Side) -> str:

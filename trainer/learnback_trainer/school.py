@@ -58,6 +58,8 @@ class Sources:
     """Lessons that the live model has just learned, which this round must not undo."""
     told: Sequence[FeedbackView] = ()
     """Feedback that the live model or its ancestors have learned, newest first."""
+    told_all: bool = False
+    """Whether that is all of it."""
     head: Head | None = None
     """The live checkpoint's acceptance head."""
 
@@ -130,7 +132,7 @@ def hold_round(
     ]
     reconciled = reconcile(weighed)
     beside = [one.prompt for one in questions[:_FOR_LIKENESS]]
-    losers = outweighed(pupil, reconciled.taught, beside, curriculum.answer_tokens)
+    losers = outweighed(pupil, reconciled.taught, beside, curriculum.answer_tokens, sources.told)
     lost = [
         Outcome(feedback_id, FeedbackState.NOT_LEARNED, reason)
         for feedback_id, reason in losers.items()
@@ -223,11 +225,13 @@ def _anchors(
     dialogues += anchoring.dialogues_of(sources.earlier, reader)
     if base_name == NANO:
         dialogues += anchoring.shipped_dialogues(amounts.dialogues, rng, reader)
+    told = anchoring.prompts_of((one.record for one in sources.told), reader)
     return anchoring.make_anchors(
         pupil,
         exercises,
         questions,
         dialogues,
+        told if sources.told_all else None,
         amounts=amounts,
         max_tokens=curriculum.answer_tokens,
         rng=rng,

@@ -45,15 +45,23 @@ class Method(enum.StrEnum):
     FULL = "full"
 
 
+class Frozen(enum.Enum):
+    """A model that is not taught."""
+
+    LIVE = enum.auto()
+    BASE = enum.auto()
+
+
 class Student(Protocol):
-    """A model that is being taught, beside the frozen live one."""
+    """A model that is being taught, beside the frozen ones that it comes from."""
 
     kind: CheckpointKind
     network: Any
-    """Is the student, and inside `as_live` the live model."""
+    """Is the student, and inside `as_frozen` another."""
+    live_is_base: bool
 
-    def as_live(self) -> contextlib.AbstractContextManager[None]:
-        """Within this, the network is the live one, frozen."""
+    def as_frozen(self, which: Frozen) -> contextlib.AbstractContextManager[None]:
+        """Within this, the network is a frozen one."""
 
     def save(self, folder: Path, base_name: str) -> None:
         """Writes the student, with the name of its base and no path."""
@@ -75,15 +83,15 @@ class AdapterStudent:
     kind = CheckpointKind.ADAPTER
 
     def __init__(self, base: PreTrainedModel, parent: Path | None, rank: int, alpha: int) -> None:
-        self._parent = parent
+        self.live_is_base = parent is None
         self.network: Any = (
             _new_adapter(base, rank, alpha) if parent is None else _parents_adapter(base, parent)
         )
 
     @contextlib.contextmanager
-    def as_live(self) -> Iterator[None]:
-        """Within this, the network is the live one, frozen."""
-        if self._parent is None:
+    def as_frozen(self, which: Frozen) -> Iterator[None]:
+        """Within this, the network is a frozen one."""
+        if which is Frozen.BASE or self.live_is_base:
             with self.network.disable_adapter():
                 yield
             return
@@ -117,15 +125,17 @@ class FullStudent:
     kind = CheckpointKind.FULL
 
     def __init__(self, base: PreTrainedModel, parent: Path | None) -> None:
+        self.live_is_base = parent is None
+        self._base: Any = base
         self._live: Any = base if parent is None else _whole(base, parent)
         self._student: Any = copy.deepcopy(self._live)
         self._student.requires_grad_(requires_grad=True)
         self.network: Any = self._student
 
     @contextlib.contextmanager
-    def as_live(self) -> Iterator[None]:
-        """Within this, the network is the live one, frozen."""
-        self.network = self._live
+    def as_frozen(self, which: Frozen) -> Iterator[None]:
+        """Within this, the network is a frozen one."""
+        self.network = self._base if which is Frozen.BASE else self._live
         try:
             yield
         finally:
@@ -137,8 +147,8 @@ class FullStudent:
         self._student.save_pretrained(folder)
 
     def close(self) -> None:
-        """Lets go of both models."""
-        del self.network, self._student, self._live
+        """Lets go of all models."""
+        del self.network, self._student, self._live, self._base
 
 
 def _new_adapter(base: PreTrainedModel, rank: int, alpha: int) -> PeftModel:

@@ -73,8 +73,8 @@ class Work:
     """Of a module, so that its name is enough; takes the pupil first."""
     arguments: tuple[Any, ...]
     keywords: Mapping[str, Any]
-    live: bool
-    """Whether the model is the live one meanwhile."""
+    frozen: Any
+    """A `students.Frozen`: which model it is meanwhile; None: the student."""
 
 
 @dataclass(frozen=True, slots=True)

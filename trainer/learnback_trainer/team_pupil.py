@@ -25,6 +25,7 @@ from torch import Tensor
 
 from learnback_trainer.pupil import Base, LoraShape, Pupil
 from learnback_trainer.reader import Ids
+from learnback_trainer.students import Frozen
 from learnback_trainer.team import Close, Crew, Open, Work
 
 _Arguments = ParamSpec("_Arguments")
@@ -51,8 +52,8 @@ class TeamPupil(Pupil):
     ) -> None:
         if not isinstance(base.team, Crew):
             raise TypeError("a model that one process holds is a Pupil")
-        self._live = False
-        """Whether the leader speaks of the live model."""
+        self._frozen: Frozen | None = None
+        """Which model the leader speaks of; None is the student."""
         if base.team.leads:
             base.team.order(Open(parent, shape, seed))
         with base.team.working():
@@ -82,28 +83,29 @@ class TeamPupil(Pupil):
         **kwargs: _Arguments.kwargs,
     ) -> _Result:
         """Does a piece of work on all processes; returns what it came to here."""
-        order = Work(work, args, kwargs, self._live)
+        order = Work(work, args, kwargs, self._frozen)
         self.team.order(order)
         return self.carry_out(order)  # type: ignore[no-any-return]
 
     def carry_out(self, order: Work) -> Any:
         """Does what was ordered."""
-        live = super().as_live() if order.live else contextlib.nullcontext()
-        with self.team.working(), live:
+        which = order.frozen
+        frozen = contextlib.nullcontext() if which is None else super().as_frozen(which)
+        with self.team.working(), frozen:
             return order.function(self, *order.arguments, **order.keywords)
 
     @contextlib.contextmanager
-    def as_live(self) -> Iterator[None]:
-        """Within this, the model is the live one, frozen."""
+    def as_frozen(self, which: Frozen) -> Iterator[None]:
+        """Within this, the model is a frozen one."""
         if self.team.at_work:
-            with super().as_live():
+            with super().as_frozen(which):
                 yield
             return
-        before, self._live = self._live, True
+        before, self._frozen = self._frozen, which
         try:
             yield
         finally:
-            self._live = before
+            self._frozen = before
 
     @contextlib.contextmanager
     def evenly(self) -> Iterator[None]:
@@ -144,7 +146,7 @@ class TeamPupil(Pupil):
         return [one.to(self.team.device) for one in self._dealt("distributions", pairs)]
 
     def meaning(self, prompts: Sequence[Ids]) -> Tensor:
-        """Returns the mean of the last layer's states over each prompt, [prompts, hidden size]."""
+        """Returns what layers make of each prompt; see `Pupil.meaning`."""
         if self.team.at_work:
             return super().meaning(prompts)
         return torch.stack(self._dealt("meaning", prompts)).to(self.team.device)
