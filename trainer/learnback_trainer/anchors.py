@@ -2,17 +2,18 @@
 
 Questions come from the service's own traffic (generations without feedback), from a file of the
 operator's own canaries, and, while there is little traffic, from prompts shipped with the embedded
-model. Questions like the criticised ones are left out, for there the lesson may rightly show: one
-half of them is practised on (`lessons.practice`), the other half is for the gate. Dialogues in
-which an answer is criticised and revised come from feedback that was learned earlier, from the
-present round, and from the embedded model's grammar; without them the model unlearns, round by
-round, what teaches it.
+model; of each kind one before any has another. Questions like the criticised ones are left out, for
+there the lesson may rightly show: most of them are practised on (`lessons.practice`), the others are
+for the gate. Dialogues in which an answer is criticised and revised come from feedback that was
+learned earlier, from the present round, and from the embedded model's grammar; without them the
+model unlearns, round by round, what teaches it.
 
 The right answer of an anchor is what the live model answers, and how sure it is of each word. But
 where it still answers as the *base model* does, or was never told otherwise about questions of that
 kind, the base is the measure, and always in dialogues: what little each round costs must not add up
-from round to round. Half of the anchors are rehearsed while teaching; the other half is only looked
-at by the gate.
+from round to round. Where answers of a kind were criticised, only those are held that are no longer
+the base's, for the others would pull them back. Half of the anchors are rehearsed while teaching;
+the other half is only looked at by the gate.
 
 Another base model than nano has no shipped prompts: until there is traffic, only canaries and the
 round's own dialogues hold it.
@@ -22,7 +23,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Container, Iterable, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -38,11 +40,13 @@ from learnback_store.records import (
 )
 from learnback_trainer.errors import CanaryError, LessonError
 from learnback_trainer.lessons import Exercise
-from learnback_trainer.likeness import groups, likeness
+from learnback_trainer.likeness import ALIKE, groups, likeness
 from learnback_trainer.pupil import Pupil
 from learnback_trainer.reader import Ids, Reader
 from learnback_trainer.students import Frozen
 
+# Of the questions like criticised ones, one in so many is kept for the gate.
+_ALIKE_JUDGED = 4
 # Of the questions like a corrected one whose answer is held by another, one in so many is kept for
 # the gate.
 _BESIDE_JUDGED = 4
@@ -86,12 +90,22 @@ class Alike:
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """What the live model and its ancestors have learned about."""
+
+    prompts: Mapping[Ids, bool]
+    """Questions, each with whether something was said of its answer in words."""
+    all: bool = False
+    """Whether there is nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
 class Amounts:
     """How many of each there should be, where there are so many."""
 
     questions: int = 144
     dialogues: int = 64
-    alike: int = 48
+    alike: int = 64
     beside: int = 128
     """Questions like a corrected one."""
 
@@ -179,13 +193,14 @@ def dialogues_of(records: Iterable[FeedbackRecord], reader: Reader) -> list[Ids]
     return found
 
 
-def prompts_of(records: Iterable[FeedbackRecord], reader: Reader) -> list[Ids]:
-    """Returns the questions of feedback, each once; those that can't be put are left out."""
-    found: dict[Ids, None] = {}
+def told_of(records: Iterable[FeedbackRecord], reader: Reader, *, everything: bool) -> Told:
+    """Returns what feedback was about; what can't be put to the model is left out."""
+    found: dict[Ids, bool] = {}
     for record in records:
         with contextlib.suppress(LessonError):
-            found[reader.prompt(record.exchange, record.prompt_ids)] = None
-    return list(found)
+            prompt = reader.prompt(record.exchange, record.prompt_ids)
+            found[prompt] = found.get(prompt, False) or isinstance(record.signal, Critique)
+    return Told(found, everything)
 
 
 def _asked(text: str) -> Exchange:
@@ -211,7 +226,7 @@ def make_anchors(
     exercises: Sequence[Exercise],
     questions: Sequence[Question],
     dialogues: Sequence[Ids],
-    told: Sequence[Ids] | None = None,
+    told: Told | None = None,
     *,
     amounts: Amounts,
     max_tokens: int,
@@ -224,12 +239,12 @@ def make_anchors(
         exercises: What is taught.
         questions: Where from, in order of preference.
         dialogues: Likewise, each up to the model's turn to revise.
-        told: All that the live model was ever told about; None if that is not known.
+        told: What the live model has been told about.
         amounts: How many to take.
         max_tokens: Longest answer.
         rng: Decides which are rehearsed and which are judged.
     """
-    found = _sorted_out(pupil, exercises, questions, told)
+    found = _sorted_out(pupil, exercises, questions, told or Told({}))
     room = pupil.reader.context_tokens - max_tokens
     near, far = (
         [one.prompt for one in some if len(one.prompt) <= room]
@@ -244,14 +259,15 @@ def make_anchors(
             (near[: amounts.beside], found.untold),
         )
     )
+    others = [one for one in others if one.by is Frozen.LIVE or one.prompt not in found.criticised]
     rehearsed, judged = _each_held(facts)
     like = _with_answers(pupil, found.alike[: amounts.alike], max_tokens)
     return Anchors(
         rehearsed=others[::2] + revisions[::2] + rehearsed,
         questions=others[1::2] + judged,
         dialogues=revisions[1::2],
-        practice=like[::2],
-        alike=like[1::2],
+        practice=[one for place, one in enumerate(like) if place % _ALIKE_JUDGED],
+        alike=like[::_ALIKE_JUDGED],
     )
 
 
@@ -265,21 +281,24 @@ class _Sorted:
     """Like a corrected one: likewise, but the correction is near."""
     alike: list[tuple[Question, tuple[Exercise, ...]]] = field(default_factory=list)
     """Like criticised ones, and whose critiques hold for them too."""
+    criticised: frozenset[Ids] = frozenset()
+    """Those of a kind that was criticised in an earlier round, but for canaries."""
     untold: frozenset[Ids] = frozenset()
-    """Those of a kind that the live model was never told about."""
+    """Those like nothing that the live model was ever told about, not even by a single pair: what
+    was learned must not be undone because its group fell apart."""
 
 
 def _sorted_out(
     pupil: Pupil,
     exercises: Sequence[Exercise],
     questions: Sequence[Question],
-    told: Sequence[Ids] | None,
+    told: Told,
 ) -> _Sorted:
     # Of several about one prompt, what was said in words.
     criticised = {one.prompt: one for one in sorted(exercises, key=lambda one: bool(one.dialogue))}
     room = pupil.reader.context_tokens
     others = [one for one in questions if one.prompt not in criticised and len(one.prompt) < room]
-    prompts = [*criticised, *(one.prompt for one in others), *(told or ())]
+    prompts = [*criticised, *(one.prompt for one in others), *told.prompts]
     table = likeness(pupil, prompts)
     group = groups(table)
     taught = list(criticised.values())
@@ -287,18 +306,49 @@ def _sorted_out(
     general = [place for place, one in enumerate(taught) if one.dialogue]
     corrected = {group[place] for place, one in enumerate(taught) if not one.dialogue}
     found = _Sorted()
-    for place, question in enumerate(others, start=len(taught)):
+    for place, question in _by_turns(others, group[len(taught) :], len(taught)):
         near = [one for one in general if group[one] == group[place]]
         if near and not question.canary:
             near.sort(key=table[place].__getitem__, reverse=True)
             found.alike.append((question, tuple(taught[one] for one in near)))
         else:
             (found.beside if group[place] in corrected else found.apart).append(question)
-    if told is not None:
-        known = set(group[len(taught) + len(others) :])
-        pairs = zip(prompts, group, strict=True)
-        found.untold = frozenset(prompt for prompt, own in pairs if own not in known)
+    first = len(prompts) - len(told.prompts)
+    known, general_before = set(group[first:]), _groups_criticised(group[first:], told)
+    pairs = list(zip(prompts, group, table, strict=True))
+    canaries = {one.prompt for one in others if one.canary}
+    found.criticised = frozenset(
+        prompt for prompt, own, _ in pairs if own in general_before and prompt not in canaries
+    )
+    if told.all:
+        found.untold = frozenset(
+            prompt
+            for prompt, own, near in pairs
+            if own not in known and max(near[first:], default=-1.0) < ALIKE
+        )
     return found
+
+
+def _groups_criticised(group: Sequence[int], told: Told) -> set[int]:
+    """The groups about which something was said in words."""
+    pairs = zip(told.prompts.values(), group, strict=True)
+    return {own for in_words, own in pairs if in_words}
+
+
+def _by_turns(
+    questions: Sequence[Question], group: Sequence[int], first: int
+) -> list[tuple[int, Question]]:
+    """Questions with their places from `first` on, of each group one before any has another.
+
+    Else what is asked most would be all that is held.
+    """
+    seen = Counter[int]()
+    turns = []
+    for place, (question, own) in enumerate(zip(questions, group, strict=False), start=first):
+        turns.append((seen[own], place, question))
+        seen[own] += 1
+    turns.sort(key=lambda one: one[:2])
+    return [(place, question) for _, place, question in turns]
 
 
 def _answered(

@@ -203,10 +203,10 @@ def _questions(
 ) -> list[Question]:
     shipped: list[Question] = []
     if base_name == NANO:
-        # Three times as many, for those like the criticised ones are practised on; and as many
-        # again where facts are corrected, for others like them must be held one by one.
+        # More than anchors, for those like the criticised ones are practised on; and as many again
+        # where facts are corrected, for others like them must be held one by one.
         corrected = any(not one.dialogue for one in exercises)
-        count = (8 if corrected else 3) * curriculum.amounts.questions
+        count = (8 if corrected else 4) * curriculum.amounts.questions
         shipped = anchoring.shipped_questions(count, rng, pupil.reader)
     return [*sources.questions, *shipped]
 
@@ -222,16 +222,19 @@ def _anchors(
 ) -> Anchors:
     reader, amounts = pupil.reader, curriculum.amounts
     dialogues: list[Ids] = [one.dialogue for one in exercises if one.dialogue]
-    dialogues += anchoring.dialogues_of(sources.earlier, reader)
+    earlier = anchoring.dialogues_of(sources.earlier, reader)
     if base_name == NANO:
+        # What was said so far is about few things; revising is to be held for all.
+        dialogues += earlier[: amounts.dialogues // 4]
         dialogues += anchoring.shipped_dialogues(amounts.dialogues, rng, reader)
-    told = anchoring.prompts_of((one.record for one in sources.told), reader)
+    dialogues += earlier
+    records = [one.record for one in sources.told]
     return anchoring.make_anchors(
         pupil,
         exercises,
         questions,
         dialogues,
-        told if sources.told_all else None,
+        anchoring.told_of(records, reader, everything=sources.told_all),
         amounts=amounts,
         max_tokens=curriculum.answer_tokens,
         rng=rng,
