@@ -2,11 +2,11 @@
 
 Questions come from the service's own traffic (generations without feedback), from a file of the
 operator's own canaries, and, while there is little traffic, from prompts shipped with the embedded
-model; of each kind one before any has another. Questions like the criticised ones are left out, for
-there the lesson may rightly show: most of them are practised on (`lessons.practice`), the others are
-for the gate. Dialogues in which an answer is criticised and revised come from feedback that was
-learned earlier, from the present round, and from the embedded model's grammar; without them the
-model unlearns, round by round, what teaches it.
+model; of each kind one before any has another. Questions like the criticised ones are left out,
+for there the lesson may rightly show: most of them are practised on (`lessons.practice`), the
+others are for the gate. Dialogues in which an answer is criticised and revised come from feedback
+that was learned earlier, from the present round, and from the embedded model's grammar; without
+them the model unlearns, round by round, what teaches it.
 
 The right answer of an anchor is what the live model answers, and how sure it is of each word. But
 where it still answers as the *base model* does, or was never told otherwise about questions of that
