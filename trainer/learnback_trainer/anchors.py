@@ -227,6 +227,7 @@ def make_anchors(
     questions: Sequence[Question],
     dialogues: Sequence[Ids],
     told: Told | None = None,
+    unlike: Sequence[Ids] = (),
     *,
     amounts: Amounts,
     max_tokens: int,
@@ -240,11 +241,12 @@ def make_anchors(
         questions: Where from, in order of preference.
         dialogues: Likewise, each up to the model's turn to revise.
         told: What the live model has been told about.
+        unlike: See `likeness`.
         amounts: How many to take.
         max_tokens: Longest answer.
         rng: Decides which are rehearsed and which are judged.
     """
-    found = _sorted_out(pupil, exercises, questions, told or Told({}))
+    found = _sorted_out(pupil, exercises, questions, told or Told({}), unlike)
     room = pupil.reader.context_tokens - max_tokens
     near, far = (
         [one.prompt for one in some if len(one.prompt) <= room]
@@ -293,13 +295,14 @@ def _sorted_out(
     exercises: Sequence[Exercise],
     questions: Sequence[Question],
     told: Told,
+    unlike: Sequence[Ids],
 ) -> _Sorted:
     # Of several about one prompt, what was said in words.
     criticised = {one.prompt: one for one in sorted(exercises, key=lambda one: bool(one.dialogue))}
     room = pupil.reader.context_tokens
     others = [one for one in questions if one.prompt not in criticised and len(one.prompt) < room]
     prompts = [*criticised, *(one.prompt for one in others), *told.prompts]
-    table = likeness(pupil, prompts)
+    table = likeness(pupil, prompts, unlike)
     group = groups(table)
     taught = list(criticised.values())
     # What is right for one question is wrong for the next: a correction reaches no others.

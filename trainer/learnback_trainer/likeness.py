@@ -4,7 +4,7 @@ Prompts are sorted into groups, by merging the two groups whose pairs are the mo
 until no two are `ALIKE` any more (average linkage). Two prompts are compared by the angle between
 the model's states, the mean over all layers of two angles: that of the means over the prompts,
 which tell what is spoken of, and that of the states at their ends, where the answer begins, which
-tell what is to be done with it. Before that the mean over all prompts at hand was taken away, for a
+tell what is to be done with it. Before that the mean over many unlike prompts was taken away, for a
 language model's states share a large common part.
 
 In five draws of 432 of nano's prompts, as many as a round looks at, the groups were its nine tasks
@@ -13,7 +13,8 @@ of a task stood apart in four. Of prompts on the other side of the world's split
 two groups in one draw of five. By the means of the last layer alone no threshold told sentences to
 translate from those to say otherwise.
 
-With fewer than a dozen prompts at hand their common part is not known, and the figure is rough.
+The embedded model has prompts to take that mean over; with another base model it is taken over what
+is at hand, which is rough where that is about little else than one thing, or fewer than a dozen.
 """
 
 from __future__ import annotations
@@ -34,13 +35,22 @@ ALIKE = 0.45
 _NEVER = -2.0
 
 
-def likeness(pupil: Pupil, prompts: Sequence[Ids]) -> list[list[float]]:
-    """Returns the likeness (-1 to 1) of each prompt to each."""
+def likeness(pupil: Pupil, prompts: Sequence[Ids], unlike: Sequence[Ids] = ()) -> list[list[float]]:
+    """Returns the likeness (-1 to 1) of each prompt to each.
+
+    Args:
+        pupil: The model.
+        prompts: What is compared.
+        unlike: Prompts about many things, evenly; none: what is compared is taken for that.
+    """
     if not prompts:
         return []
+    place = {one: i for i, one in enumerate(dict.fromkeys((*prompts, *unlike)))}
     with pupil.as_frozen(Frozen.BASE):  # for what is alike must not change with what is learned
-        states = pupil.meaning(prompts)
-    angles = torch.nn.functional.normalize(states - states.mean(dim=0), dim=2)
+        states = pupil.meaning(list(place))
+    common = states[[place[one] for one in unlike or prompts]].mean(dim=0)
+    own = states[[place[one] for one in prompts]]
+    angles = torch.nn.functional.normalize(own - common, dim=2)
     flat = angles.flatten(1) / math.sqrt(angles.shape[1])
     table: list[list[float]] = (flat @ flat.T).tolist()
     return table

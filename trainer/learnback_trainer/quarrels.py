@@ -60,7 +60,7 @@ def outweighed(
     Args:
         pupil: The model.
         exercises: What is about to be taught, with the weights of authors.
-        others: Other prompts, by which it is seen which of these are alike.
+        others: Prompts about many things, by which it is seen which of these are alike.
         max_tokens: Longest answer.
         told: What the live model has learned, newest first.
     """
@@ -128,12 +128,13 @@ def _camps(
     )
     if critiques and len(critiques) + len(earlier) > 1:
         prompts = dict.fromkeys(one.prompt for one in (*critiques, *earlier))
-        table = likeness(pupil, [*prompts, *(one for one in others if one not in prompts)])
+        beside = [one for one in others if one not in prompts]
+        table = likeness(pupil, [*prompts, *beside], others)
         group = dict(zip(prompts, groups(table), strict=False))
         # What each asks for shows in what becomes of the first answer of its group.
         first = {group[one.prompt]: one.record.exchange for one in reversed(critiques)}
-        beside = [one for one in earlier if group[one.prompt] in first]
-        said = [(one, False) for one in critiques] + [(one, True) for one in beside]
+        near = [one for one in earlier if group[one.prompt] in first]
+        said = [(one, False) for one in critiques] + [(one, True) for one in near]
         shown = _said_of([(first[group[one.prompt]], one) for one, _ in said], pupil)
         for (one, stands), made in zip(said, revised(shown, pupil, max_tokens), strict=True):
             found[group[one.prompt], made.target, stands].append(one)

@@ -116,7 +116,9 @@ def hold_round(
         for feedback_id, reason in made.excused.items()
     ]
     rng = Random(curriculum.seed)
-    questions = _questions(pupil, base_name, made.made, sources, curriculum, rng)
+    shipped = _shipped(pupil, base_name, made.made, curriculum, rng)
+    questions = [*sources.questions, *shipped]
+    unlike = [one.prompt for one in shipped]
     others = [one.exchange for one in questions]
     # Nothing is learned from a bad answer but to give another.
     bounds = Bounds(curriculum.answer_tokens, curriculum.scripts)
@@ -131,7 +133,7 @@ def hold_round(
         if one.feedback_id not in harmful
     ]
     reconciled = reconcile(weighed)
-    beside = [one.prompt for one in questions[:_FOR_LIKENESS]]
+    beside = (unlike or [one.prompt for one in questions])[:_FOR_LIKENESS]
     losers = outweighed(pupil, reconciled.taught, beside, curriculum.answer_tokens, sources.told)
     lost = [
         Outcome(feedback_id, FeedbackState.NOT_LEARNED, reason)
@@ -140,7 +142,7 @@ def hold_round(
     taken = [one for one in reconciled.taught if one.feedback_id not in losers]
     if not taken:
         return Report((*excused, *lost, *reconciled.outcomes(lost)), None)
-    anchors = _anchors(pupil, base_name, taken, questions, sources, curriculum, rng)
+    anchors = _anchors(pupil, base_name, taken, questions, unlike, sources, curriculum, rng)
     lessons = taken + practice(
         [(one.exchange, one.prompt, one.exercises) for one in anchors.practice],
         pupil,
@@ -193,22 +195,21 @@ def _head(
     return fit_head(pupil, examples, terms, curriculum.seed)
 
 
-def _questions(
+def _shipped(
     pupil: Pupil,
     base_name: str,
     exercises: Sequence[Exercise],
-    sources: Sources,
     curriculum: Curriculum,
     rng: Random,
 ) -> list[Question]:
-    shipped: list[Question] = []
-    if base_name == NANO:
-        # More than anchors, for those like the criticised ones are practised on; and as many again
-        # where facts are corrected, for others like them must be held one by one.
-        corrected = any(not one.dialogue for one in exercises)
-        count = (8 if corrected else 4) * curriculum.amounts.questions
-        shipped = anchoring.shipped_questions(count, rng, pupil.reader)
-    return [*sources.questions, *shipped]
+    """The embedded model's own questions, about all its tasks evenly; another model has none."""
+    if base_name != NANO:
+        return []
+    # More than anchors, for those like the criticised ones are practised on; and as many again
+    # where facts are corrected, for others like them must be held one by one.
+    corrected = any(not one.dialogue for one in exercises)
+    count = (8 if corrected else 4) * curriculum.amounts.questions
+    return anchoring.shipped_questions(count, rng, pupil.reader)
 
 
 def _anchors(
@@ -216,6 +217,7 @@ def _anchors(
     base_name: str,
     exercises: Sequence[Exercise],
     questions: Sequence[Question],
+    unlike: Sequence[Ids],
     sources: Sources,
     curriculum: Curriculum,
     rng: Random,
@@ -235,6 +237,7 @@ def _anchors(
         questions,
         dialogues,
         anchoring.told_of(records, reader, everything=sources.told_all),
+        unlike,
         amounts=amounts,
         max_tokens=curriculum.answer_tokens,
         rng=rng,

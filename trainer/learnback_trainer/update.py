@@ -1,16 +1,15 @@
 """Optimisation: the one place that knows how weights are moved.
 
 AdamW on the adapter alone, or on all weights. A step takes a few exercises and as many anchors, and
-`losses.py` says what it costs; the teacher is the frozen live model, who has read the critique, or
-for an anchor nothing more than the student.
-Every few steps the student answers the criticised prompts anew (of those that are practised by
-turns one half) and the frozen teacher revises
-*these* answers, for the same criticism: where two lessons meet, each then sees what the other has
-done, and they compose instead of pulling apart. When all are answered as they should be and the
-anchors have come to rest, or near the last step, the learning rate falls to nothing over some
-steps, in which what was jolted about settles where the anchors hold it. (A feasibility study of the
-recipe: refinements made once gave both of two lessons together rarely; made again every 10 steps,
-.56 to 1.00.)
+`losses.py` says what it costs; the teacher of an exercise is the frozen live model, who has read
+the critique, that of an anchor a frozen model that has read nothing more than the student.
+Every few steps the student answers anew what was criticised, and half of what is practised, and the
+frozen teacher revises *these* answers, for the same criticism: where two lessons meet, each then
+sees what the other has done, and they compose instead of pulling apart. When all are answered as
+they should be and the anchors have come to rest, or near the last step, the learning rate falls to
+nothing over some steps, in which what was jolted about settles where the anchors hold it. (A
+feasibility study of the recipe: refinements made once gave both of two lessons together rarely;
+made again every 10 steps, .56 to 1.00.)
 """
 
 from __future__ import annotations

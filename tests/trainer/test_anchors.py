@@ -1,0 +1,152 @@
+"""What is held, whose answer is the measure, and that no kind of question crowds out another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from learnback_nano import world
+from learnback_store.records import Exchange, Message, Role
+from learnback_trainer.anchors import (
+    Amounts,
+    Anchors,
+    Question,
+    Told,
+    make_anchors,
+    shipped_dialogues,
+    shipped_questions,
+    told_of,
+)
+from learnback_trainer.lessons import make_exercises
+from learnback_trainer.pupil import Base, Pupil
+from learnback_trainer.reader import Ids
+from learnback_trainer.students import Frozen
+from learnback_trainer.update import Recipe, teach
+from tests.trainer.critics import ANSWER_TOKENS, correction, criticism, views
+
+UPPER = "Please use capital letters."
+
+
+def _question(pupil: Pupil, text: str) -> Question:
+    exchange = Exchange("", (Message(Role.USER, text),))
+    return Question(exchange, pupil.reader.prompt(exchange))
+
+
+def _held(
+    pupil: Pupil,
+    questions: Sequence[Question],
+    told: Told | None = None,
+    dialogues: Sequence[Ids] = (),
+    amounts: Amounts = Amounts(questions=400, alike=0),  # noqa: B008  # frozen
+) -> Anchors:
+    """The anchors of a round about emoji in answers to notes."""
+    made = make_exercises(views([criticism("emoji", "note", Random(3))]), pupil, ANSWER_TOKENS)
+    return make_anchors(
+        pupil,
+        made.made,
+        questions,
+        dialogues,
+        told,
+        [one.prompt for one in shipped_questions(90, Random(9), pupil.reader)],
+        amounts=amounts,
+        max_tokens=ANSWER_TOKENS,
+        rng=Random(0),
+    )
+
+
+@pytest.fixture(scope="module")
+def shouting(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that was told to shout opposites, and held nowhere else."""
+    folder = tmp_path_factory.mktemp("shouting")
+    rng = Random(1)
+    said = [criticism("upper", "opposite", rng, UPPER) for _ in range(12)]
+    with Pupil(base, None) as pupil:
+        made = make_exercises(views(said), pupil, ANSWER_TOKENS).made
+        teach(pupil, made, [], Recipe(steps=40), Random(0))
+        pupil.save(folder, "nano")
+    return folder
+
+
+def _task_of(pupil: Pupil, tasks: Sequence[str], each: int) -> dict[Ids, str]:
+    rng = Random(5)
+    drawn = [(task, world.sample(task, rng, "seen").prompt) for task in tasks for _ in range(each)]
+    return {_question(pupil, text).prompt: task for task, text in drawn}
+
+
+def test_at_first_live_and_base_are_one(base: Base) -> None:
+    with Pupil(base, None) as pupil:
+        questions = shipped_questions(90, Random(0), pupil.reader)
+        anchors = _held(pupil, questions)
+        assert pupil.live_is_base
+    assert {one.by for one in anchors.rehearsed + anchors.questions} == {Frozen.LIVE}
+
+
+def test_what_was_never_told_of_is_held_where_the_base_is(base: Base, shouting: Path) -> None:
+    with Pupil(base, shouting) as pupil:
+        task_of = _task_of(pupil, world.TASKS, 24)
+        questions = [Question(Exchange("", (Message(Role.USER, "?"),)), one) for one in task_of]
+        opposites = dict.fromkeys(
+            (one for one, task in task_of.items() if task == "opposite"), True
+        )
+        dialogues = shipped_dialogues(20, Random(2), pupil.reader)
+        anchors = _held(pupil, questions, Told(opposites, all=True), dialogues)
+        held = {one.prompt: one for one in anchors.rehearsed + anchors.questions}
+        years = [held[one] for one, task in task_of.items() if task == "year"]
+        with pupil.as_frozen(Frozen.BASE):
+            base_answers = pupil.answer([one.prompt for one in years], ANSWER_TOKENS)
+        shouted = [held[one] for one in opposites if one in held]
+        texts_shouted = [pupil.reader.text(one.answer) for one in shouted]
+    assert [one.by for one in years] == [Frozen.BASE] * len(years)
+    assert [one.answer for one in years] == base_answers
+    # What was learned is held as it was learned, and what was not is not held at all.
+    assert shouted
+    assert {one.by for one in shouted} == {Frozen.LIVE}
+    assert all(text.isupper() for text in texts_shouted)
+    spoken = [held[one] for one in dialogues if one in held] + anchors.dialogues
+    assert len(spoken) == len(dialogues)
+    assert {one.by for one in spoken} == {Frozen.BASE}
+
+
+def test_where_not_all_is_known_only_what_is_the_same_is_held_by_the_base(
+    base: Base, shouting: Path
+) -> None:
+    with Pupil(base, shouting) as pupil:
+        questions = shipped_questions(90, Random(0), pupil.reader)
+        anchors = _held(pupil, questions, Told({}, all=False))
+    held = anchors.rehearsed + anchors.questions
+    assert {one.by for one in held} == set(Frozen)
+    assert all(one.answer == one.live for one in held if one.by is Frozen.BASE)
+
+
+def test_a_canary_is_held_though_others_like_it_were_criticised(base: Base, shouting: Path) -> None:
+    with Pupil(base, shouting) as pupil:
+        told = Told({_question(pupil, "What is the opposite of hot?").prompt: True})
+        canary = replace(_question(pupil, "What is the capital of France?"), canary=True)
+        anchors = _held(pupil, [canary, *shipped_questions(90, Random(0), pupil.reader)], told)
+    held = {one.prompt for one in anchors.rehearsed + anchors.questions}
+    assert canary.prompt in held
+
+
+def test_what_is_asked_most_does_not_crowd_out_the_rest(base: Base) -> None:
+    with Pupil(base, None) as pupil:
+        task_of = _task_of(pupil, ["year"], 90) | _task_of(pupil, ["sentiment", "summary"], 8)
+        questions = [Question(Exchange("", (Message(Role.USER, "?"),)), one) for one in task_of]
+        anchors = _held(pupil, questions, amounts=Amounts(questions=24, alike=0))
+    counts = Counter(task_of[one.prompt] for one in anchors.rehearsed + anchors.questions)
+    assert counts == {"year": 8, "sentiment": 8, "summary": 8}
+
+
+def test_what_was_told_of_by_words_and_by_corrections(base: Base) -> None:
+    with Pupil(base, None) as pupil:
+        said = [
+            criticism("upper", "opposite", Random(1), UPPER),
+            correction("What is the capital of France?", "Paris.", "Lyon."),
+        ]
+        told = told_of(said, pupil.reader, everything=True)
+    assert list(told.prompts.values()) == [True, False]
+    assert told.all
