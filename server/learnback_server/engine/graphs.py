@@ -77,7 +77,8 @@ class GraphedDecoder:
                 self._forward(ids, positions, step)
         torch.cuda.current_stream(self._device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Another thread may be loading a checkpoint, whose allocations must not spoil the capture.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             logits = self._forward(ids, positions, step)
         self._pool = graph.pool()
         return DecodeGraph(graph, ids, positions, step, logits)
