@@ -323,4 +323,4 @@ def _anchor_figures(
 def _changed(anchors: Sequence[Anchor], answers: Sequence[Ids]) -> float:
     """The share of greedy answers that are not what they were, nor what they should be."""
     pairs = zip(answers, anchors, strict=True)
-    return mean(answer not in (one.answer, one.live) for answer, one in pairs)
+    return mean(answer not in (one.answer, one.live or one.answer) for answer, one in pairs)
