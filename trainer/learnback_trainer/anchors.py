@@ -316,19 +316,15 @@ def _sorted_out(
             found.alike.append((question, tuple(taught[one] for one in near)))
         else:
             (found.beside if group[place] in corrected else found.apart).append(question)
-    first = len(prompts) - len(told.prompts)
-    known, general_before = set(group[first:]), _groups_criticised(group[first:], told)
-    pairs = list(zip(prompts, group, table, strict=True))
-    canaries = {one.prompt for one in others if one.canary}
+    held = {one.prompt for one in others if one.canary}
+    told_before = _groups_criticised(group[len(prompts) - len(told.prompts) :], told)
     found.criticised = frozenset(
-        prompt for prompt, own, _ in pairs if own in general_before and prompt not in canaries
+        prompt
+        for prompt, own in zip(prompts, group, strict=True)
+        if own in told_before and prompt not in held
     )
     if told.all:
-        found.untold = frozenset(
-            prompt
-            for prompt, own, near in pairs
-            if own not in known and max(near[first:], default=-1.0) < ALIKE
-        )
+        found.untold = _untold(prompts, table, group, len(told.prompts))
     return found
 
 
@@ -336,6 +332,19 @@ def _groups_criticised(group: Sequence[int], told: Told) -> set[int]:
     """The groups about which something was said in words."""
     pairs = zip(told.prompts.values(), group, strict=True)
     return {own for in_words, own in pairs if in_words}
+
+
+def _untold(
+    prompts: Sequence[Ids], table: Sequence[Sequence[float]], group: Sequence[int], told: int
+) -> frozenset[Ids]:
+    """Prompts that are like none of the last `told` of them, neither by group nor by pair."""
+    first = len(prompts) - told
+    known = set(group[first:])
+    return frozenset(
+        prompt
+        for prompt, own, near in zip(prompts, group, table, strict=True)
+        if own not in known and max(near[first:], default=-1.0) < ALIKE
+    )
 
 
 def _by_turns(
