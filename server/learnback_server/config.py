@@ -126,7 +126,8 @@ class ServerConfig(BaseSettings):
     cache_tokens: int = Field(
         _ENGINE.cache_tokens,
         ge=1,
-        description="Tokens that the whole key-value cache holds.",
+        description="Tokens that the whole key-value cache holds. On the CPU half as much memory "
+        "again may be used to keep rows in one piece.",
     )
     prefix_cache: bool = Field(
         _ENGINE.prefix_cache,
