@@ -105,7 +105,7 @@ class Amounts:
 
     questions: int = 144
     dialogues: int = 64
-    alike: int = 64
+    alike: int = 48
     beside: int = 128
     """Questions like a corrected one."""
 

@@ -3,13 +3,13 @@
 AdamW on the adapter alone, or on all weights. A step takes a few exercises and as many anchors, and
 `losses.py` says what it costs; the teacher of an exercise is the frozen live model, who has read
 the critique, that of an anchor a frozen model that has read nothing more than the student.
-Every few steps the student answers anew what was criticised, and half of what is practised, and the
-frozen teacher revises *these* answers, for the same criticism: where two lessons meet, each then
-sees what the other has done, and they compose instead of pulling apart. When all are answered as
-they should be and the anchors have come to rest, or near the last step, the learning rate falls to
-nothing over some steps, in which what was jolted about settles where the anchors hold it. (A
-feasibility study of the recipe: refinements made once gave both of two lessons together rarely;
-made again every 10 steps, .56 to 1.00.)
+Every few steps the student answers the criticised prompts anew and the frozen teacher revises
+*these* answers, for the same criticism: where two lessons meet, each then sees what the other has
+done, and they compose instead of pulling apart. When all are answered as they should be and the
+anchors have come to rest, or near the last step, the learning rate falls to nothing over some
+steps, in which what was jolted about settles where the anchors hold it. (A feasibility study of the
+recipe: refinements made once gave both of two lessons together rarely; made again every 10 steps,
+.56 to 1.00.)
 """
 
 from __future__ import annotations
@@ -131,11 +131,8 @@ def teach(
         if step == last:
             break
         if step % recipe.renew_steps == 0:
-            due = _due(now, step // recipe.renew_steps)
-            answers, new = renewed(pupil, [now[i] for i in due], recipe.mixture.refinements)
-            for i, one in zip(due, new, strict=True):
-                now[i] = one
-            pairs = zip(answers, new, strict=True)
+            answers, now = renewed(pupil, now, recipe.mixture.refinements)
+            pairs = zip(answers, now, strict=True)
             learned = all((answer == one.target) == one.good for answer, one in pairs)
             calm = mean(moved) <= recipe.calm_nats
             moved.clear()
@@ -143,11 +140,6 @@ def teach(
                 last = min(last, step + recipe.settle_steps)
     pupil.together(_end)
     return Taught(now, progress.step, progress.lesson_loss, progress.anchor_loss)
-
-
-def _due(exercises: Sequence[Exercise], time: int) -> list[int]:
-    """Which are answered anew: what users said themselves, and half of what is practised."""
-    return [i for i, one in enumerate(exercises) if not one.turns or (i + time) % 2]
 
 
 def renewed(
