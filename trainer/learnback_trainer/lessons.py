@@ -39,6 +39,7 @@ from learnback_trainer.mixture import Mixture
 from learnback_trainer.objectives import imitation
 from learnback_trainer.pupil import Pupil
 from learnback_trainer.reader import Ids, Reader
+from learnback_trainer.students import Frozen
 
 NOTHING_TO_CHANGE = "shown the criticism, the model gives the same answer again"
 NO_REVISION = "shown the criticism, the model gives no answer that comes to an end"
@@ -199,7 +200,7 @@ def revised(
     """
     criticised = list({one.dialogue: one for one in drafts if one.dialogue}.values())
     dialogues = [one.dialogue for one in criticised]
-    with pupil.as_live():
+    with pupil.as_frozen(Frozen.BASE):
         rounds = [pupil.answer(dialogues, max_tokens)]
         rounds += [pupil.answer(dialogues, max_tokens, seed=seed) for seed in range(1, refinements)]
         answers = rounds[0] if refinements == 1 else _best_of(criticised, rounds, pupil)

@@ -80,7 +80,7 @@ class Teacher:
     def revises(self, pairs: Sequence[Pair]) -> list[Expected]:
         """Returns what the teacher of critiques expects, who has read them."""
         if not self._average:
-            return self.expects(pairs)
+            return self.expects(pairs, Frozen.BASE)
         with self._pupil.with_weights(self._average):
             return self._asked(pairs)
 
