@@ -162,7 +162,7 @@ class TrainerConfig(BaseSettings):
         gt=0,
         le=1,
         description="Distillation: what the teacher keeps of itself at each step, the rest is the "
-        "student's. 1: it is the frozen live model.",
+        "student's. 1: it is the frozen base model.",
     )
     kto_beta: float = Field(0.1, gt=0, description="Ratings: beta of KTO, in 1 / nats.")
     dpo_beta: float = Field(0.1, gt=0, description="Preferences: beta of DPO, in 1 / nats.")

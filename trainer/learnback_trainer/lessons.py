@@ -1,14 +1,18 @@
 """Feedback to exercises: what is asked, and what should be answered.
 
-    critique     the dialogue [x][y][c] is put before the live model, and its revision r is the
+    critique     the dialogue [x][y][c] is put before the base model, and its revision r is the
                  answer to learn: the model is its own teacher (`objectives/distillation.py`, or
                  `objectives/imitation.py`)
     correction   the correction itself is the answer to learn (`objectives/sft.py`)
     preference   the preferred answer gains on the other (`objectives/dpo.py`)
     rating       the rated answer becomes likelier, or less likely (`objectives/kto.py`)
 
+It is the base model that revises, for no lesson should change how that is done: a live model that
+has learned to end with an emoji does not leave it out when it is told to. What was learned before is
+not lost by that, since it stands in the answer that is revised.
+
 One critique alone teaches little about other questions, so it is practised: the live model answers
-questions like the criticised one, revises these answers for the same critique, and the revisions
+questions like the criticised one, these answers are revised for the same critique, and the revisions
 are learned too. Where several critiques hold, each question is given now one and now another, said
 of what the student answers by then, so that they come to be obeyed together. Other feedback is not
 practised: what is right for one question is wrong for the next.
@@ -91,7 +95,7 @@ def make_exercises(
     max_tokens: int,
     mixture: Mixture = Mixture(),  # noqa: B008  # frozen
 ) -> Exercises:
-    """Turns feedback into exercises; the live model revises what was criticised.
+    """Turns feedback into exercises; the base model revises what was criticised.
 
     Args:
         views: Feedback.
@@ -190,13 +194,13 @@ def given(record: FeedbackRecord, reader: Reader) -> Ids:
 def revised(
     drafts: Sequence[Exercise], pupil: Pupil, max_tokens: int, refinements: int = 1
 ) -> list[Exercise]:
-    """Returns exercises with the live model's answer to their dialogues as the target.
+    """Returns exercises with the base model's answer to their dialogues as the target.
 
     Args:
         drafts: Exercises.
         pupil: The model.
         max_tokens: Longest revision, in tokens.
-        refinements: Revisions that the live model makes of each; `imitation.best` chooses.
+        refinements: Revisions that the base model makes of each; `imitation.best` chooses.
     """
     criticised = list({one.dialogue: one for one in drafts if one.dialogue}.values())
     dialogues = [one.dialogue for one in criticised]
@@ -243,7 +247,7 @@ def practice(
         max_tokens: Longest revision, in tokens.
 
     Returns:
-        Those that the live model can revise, which are fewer.
+        Those that the base model can revise, which are fewer.
     """
     drafts = []
     for exchange, prompt, exercises in questions:

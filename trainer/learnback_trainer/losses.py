@@ -1,7 +1,7 @@
 """The loss of a step: every exercise by its objective, and the anchors beside them.
 
-The teacher of critiques is the frozen live model; it can be an average of the student's weights
-over the steps instead, as SDPO has it. That of anchors is the live model too, or the base model
+The teacher of critiques is the frozen base model; it can be an average of the student's weights
+over the steps instead, as SDPO has it. That of anchors is the base model or the live one
 (`anchors.py`). The live model is the reference of KTO and DPO in any case.
 """
 

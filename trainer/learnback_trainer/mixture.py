@@ -23,7 +23,7 @@ class Mixture:
     teacher_pieces: int = 0
     """The teacher's likeliest pieces that are compared one by one; 0: all."""
     teacher_decay: float = 1.0
-    """Of the teacher's weights towards the student's, a step; 1: it is the frozen live model."""
+    """Of the teacher's weights towards the student's, a step; 1: it is the frozen base model."""
     weights: Mapping[Objective, float] = field(default_factory=dict)
     """0 to 1. Feedback whose objective has weight 0 is not taught."""
     kto: Kto = field(default_factory=Kto)

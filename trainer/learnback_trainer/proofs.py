@@ -21,6 +21,7 @@ from learnback_trainer.lessons import Exercise, criticised_again, revised
 from learnback_trainer.losses import log_likelihoods
 from learnback_trainer.pupil import Pupil
 from learnback_trainer.reader import Ids
+from learnback_trainer.students import Frozen
 
 NOT_ADOPTED = "asked again without the criticism, the model does not answer as it asks"
 NOT_PREFERRED = "the other answer is still the likelier one"
@@ -140,19 +141,14 @@ def adopted(
     """Returns whether answers to the prompts of exercises are as their feedback wants them.
 
     Args:
-        pupil: The model; the frozen live one judges.
+        pupil: The model; those judge that it comes from.
         exercises: What was asked for.
         answers: One to each prompt.
         max_tokens: Longest revision.
     """
     again = revised(criticised_again(exercises, answers, pupil.reader), pupil, max_tokens)
-    shown = [
-        (old.dialogue or old.prompt, answer or old.target)
-        for old, answer in zip(exercises, answers, strict=True)
-    ]
-    with pupil.as_live():
-        losses = pupil.losses(shown)
-        own = pupil.losses([(old.dialogue or old.prompt, old.target) for old in exercises])
+    losses = _nats(pupil, exercises, answers)
+    own = _nats(pupil, exercises, [old.target for old in exercises])
     found = []
     for index, (old, new, answer) in enumerate(zip(exercises, again, answers, strict=True)):
         if old.dialogue:
@@ -163,6 +159,24 @@ def adopted(
         else:
             found.append(_fits(pupil, old, answer, losses[index]))
     return found
+
+
+def _nats(pupil: Pupil, exercises: Sequence[Exercise], answers: Sequence[Ids]) -> list[float]:
+    """What answers cost the model that revises, having read the critique; else the live one."""
+    pairs = [
+        (old.dialogue or old.prompt, answer or old.target)
+        for old, answer in zip(exercises, answers, strict=True)
+    ]
+    found = {}
+    for whose in Frozen:
+        own = [
+            place
+            for place, one in enumerate(exercises)
+            if bool(one.dialogue) == (whose is Frozen.BASE)
+        ]
+        with pupil.as_frozen(whose):
+            found |= zip(own, pupil.losses([pairs[place] for place in own]), strict=True)
+    return [found[place] for place in range(len(pairs))]
 
 
 def _fits(pupil: Pupil, exercise: Exercise, answer: Ids, live_nats: float) -> bool:

@@ -115,7 +115,8 @@ def hold_round(
         Outcome(feedback_id, FeedbackState.NOT_LEARNED, reason)
         for feedback_id, reason in made.excused.items()
     ]
-    rng = Random(curriculum.seed)
+    # Others are drawn each time, so that not the same few are held round after round.
+    rng = Random(f"{curriculum.seed}/{len(sources.told)}")
     shipped = _shipped(pupil, base_name, made.made, curriculum, rng)
     questions = [*sources.questions, *shipped]
     unlike = [one.prompt for one in shipped]

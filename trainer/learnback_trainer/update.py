@@ -1,8 +1,8 @@
 """Optimisation: the one place that knows how weights are moved.
 
 AdamW on the adapter alone, or on all weights. A step takes a few exercises and as many anchors, and
-`losses.py` says what it costs; the teacher of an exercise is the frozen live model, who has read
-the critique, that of an anchor a frozen model that has read nothing more than the student.
+`losses.py` says what it costs; the teacher of a critique is the frozen base model, who has read it,
+that of an anchor a frozen model that has read nothing more than the student.
 Every few steps the student answers the criticised prompts anew and the frozen teacher revises
 *these* answers, for the same criticism: where two lessons meet, each then sees what the other has
 done, and they compose instead of pulling apart. When all are answered as they should be and the
