@@ -8,14 +8,14 @@
     rating       the rated answer becomes likelier, or less likely (`objectives/kto.py`)
 
 It is the base model that revises, for no lesson should change how that is done: a live model that
-has learned to end with an emoji does not leave it out when it is told to. What was learned before is
-not lost by that, since it stands in the answer that is revised.
+has learned to end with an emoji does not leave it out when it is told to. What was learned before
+is not lost by that, since it stands in the answer that is revised.
 
 One critique alone teaches little about other questions, so it is practised: the live model answers
-questions like the criticised one, these answers are revised for the same critique, and the revisions
-are learned too. Where several critiques hold, each question is given now one and now another, said
-of what the student answers by then, so that they come to be obeyed together. Other feedback is not
-practised: what is right for one question is wrong for the next.
+questions like the criticised one, these answers are revised for the same critique, and the
+revisions are learned too. Where several critiques hold, each question is given now one and now
+another, said of what the student answers by then, so that they come to be obeyed together. Other
+feedback is not practised: what is right for one question is wrong for the next.
 
 What several people said of one answer is made into exercises each by itself here; `reconcile.py`
 tells which of them are taught.

@@ -167,7 +167,7 @@ def _nats(pupil: Pupil, exercises: Sequence[Exercise], answers: Sequence[Ids]) -
         (old.dialogue or old.prompt, answer or old.target)
         for old, answer in zip(exercises, answers, strict=True)
     ]
-    found = {}
+    found: dict[int, float] = {}
     for whose in Frozen:
         own = [
             place
