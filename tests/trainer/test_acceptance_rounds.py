@@ -79,6 +79,8 @@ def test_a_head_is_published_and_asked_in_the_next_round(
     assert "acceptance" not in first
     assert 0 <= second["acceptance"] <= 1
     assert second["acceptance_lost"] <= CURRICULUM.budget.acceptance_lost
-    assert trainer._told(BASE) == []
-    assert len(trainer._told(names[0])) == len(ANIMALS)
-    assert len(trainer._told(names[1])) == 2 * len(ANIMALS)
+    assert trainer._told(BASE) == ([], True)
+    for rounds, name in enumerate(names, start=1):
+        told, is_all = trainer._told(name)
+        assert len(told) == rounds * len(ANIMALS)
+        assert is_all
