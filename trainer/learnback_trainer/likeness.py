@@ -8,8 +8,8 @@ tell what is to be done with it. Before that the mean over many unlike prompts w
 language model's states share a large common part.
 
 In five draws of 432 of nano's prompts, as many as a round looks at, the groups were its nine tasks
-with no prompt astray. At .42 capitals and opposites were one group in two of them, at .47 a tenth
-of a task stood apart in four. Of prompts on the other side of the world's split a task fell into
+with no prompt astray. At .42 two tasks were one group in two of them, at .47 up to an eighth of a
+task stood apart in four. Of prompts on the other side of the world's split a task fell into
 two groups in one draw of five. By the means of the last layer alone no threshold told sentences to
 translate from those to say otherwise.
 
