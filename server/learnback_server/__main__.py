@@ -20,6 +20,12 @@ from learnback_server.config import ConfigError, ServerConfig, read_command_line
 from learnback_telemetry.logs import set_up_logging
 from learnback_telemetry.tracing import open_tracer
 
+# Longest that the engine's thread or the loop's waits for Python's lock while the other has it. A
+# step takes a few milliseconds, so that Python's own 5 ms would be a step lost. In interleaved
+# rounds with nano on two cores: 1.07 to 1.1 times the tokens a second at 16 streams, 1.06 to 1.09
+# at 1 and 4, the same at 64; shorter ones than this bring no more.
+SWITCH_SECONDS = 2e-5
+
 # Not __name__, which is "__main__" when run by python -m.
 _log = logging.getLogger("learnback_server")
 
@@ -36,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     config = command.config
     set_up_logging("learnback_server", config.log_level, config.log_format)
+    sys.setswitchinterval(SWITCH_SECONDS)
     _stop_at_once()
     return uvloop.run(_serve(config))
 
