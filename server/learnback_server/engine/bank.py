@@ -135,9 +135,9 @@ class BankRunner:
     def _new_runner(self, network: PreTrainedModel) -> ModelRunner:
         return ModelRunner(network, self._cache, context_tokens=self._context_tokens)
 
-    def run(self, rows: list[StepRow]) -> torch.Tensor:
+    def run(self, rows: list[StepRow], ready: Callable[[], None]) -> torch.Tensor:
         """See `ModelRunner.run`; rows of one adapter are best next to one another."""
-        return self._routed(rows).run(rows)
+        return self._routed(rows).run(rows, ready)
 
     def states(self, rows: list[StepRow]) -> torch.Tensor:
         """See `ModelRunner.states`; rows of one adapter are best next to one another."""

@@ -58,7 +58,10 @@ class Engine:
     """Answers generation requests on a thread of its own.
 
     `submit`, `cancel` and `stats` may be called from any thread. Events go to `publish`, which is
-    called on the engine's thread, at most once a step, and must return at once.
+    called on the engine's thread, mostly once a step, and must return at once. What a step has
+    brought is told when the next one is about to compute: whom that wakes would else contend with
+    the engine for Python's lock just when it needs it most. (With nano, 16 streams and two cores
+    that is worth a twentieth of all tokens, at 4 a twelfth.)
     """
 
     def __init__(
@@ -249,7 +252,8 @@ class Engine:
                 rows = self._scheduler.schedule()
                 if rows:
                     self._step(rows)
-                self._tell()
+                if not rows or self._scheduler.idle:
+                    self._tell()
         except Exception:
             logger.exception("the engine's thread died")
             raise
@@ -287,7 +291,7 @@ class Engine:
         """
         completing = [row.sequence for row in rows if row.completes]
         try:
-            choices = choose(runner.run(rows), completing, self._vocabulary)
+            choices = choose(runner.run(rows, self._tell), completing, self._vocabulary)
         except Exception as error:
             if len(rows) == 1:
                 logger.exception("a step failed")

@@ -49,8 +49,12 @@ class GraphedDecoder:
         self._graphs: dict[int, DecodeGraph] = {}
         self._pool: Any = None  # what graphs share memory by; torch gives its type no public name
 
-    def compute(self, batch: StepBatch) -> torch.Tensor | None:
+    def compute(self, batch: StepBatch, ready: Callable[[], None]) -> torch.Tensor | None:
         """Logits of each row, of shape (rows, vocabulary). Overwritten by the next call.
+
+        Args:
+            batch: The step.
+            ready: See `ModelRunner.run`.
 
         Returns:
             None unless the step is plain decoding.
@@ -64,6 +68,7 @@ class GraphedDecoder:
         graph = self._graphs[size]
         _fill(graph, batch)
         graph.graph.replay()
+        ready()
         return graph.logits[:rows]
 
     def _capture(self, size: int) -> DecodeGraph:

@@ -6,6 +6,7 @@ step loop above does not know which.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -28,13 +29,21 @@ from learnback_server.engine.varlen import VarlenAttention
 class Stepper(Protocol):
     """A faster way to compute steps of some kinds."""
 
-    def compute(self, batch: StepBatch) -> torch.Tensor | None:
+    def compute(self, batch: StepBatch, ready: Callable[[], None]) -> torch.Tensor | None:
         """Logits of the tokens `batch.last`, of shape (tokens, vocabulary), until the next call.
+
+        Args:
+            batch: The step.
+            ready: See `ModelRunner.run`.
 
         Returns:
             None if it can't compute this step.
         """
         ...
+
+
+def _nobody() -> None:
+    """Who does not mind when the inputs are ready."""
 
 
 class ModelRunner:
@@ -85,15 +94,21 @@ class ModelRunner:
             )
 
     @torch.inference_mode()
-    def run(self, rows: list[StepRow]) -> torch.Tensor:
+    def run(self, rows: list[StepRow], ready: Callable[[], None] = _nobody) -> torch.Tensor:
         """Computes the rows and returns the logits of those that complete.
+
+        Args:
+            rows: What the step computes.
+            ready: Called when the inputs are ready and only the pass is left, for which a recorded
+                step needs nothing of Python: other threads have its lock to themselves then.
 
         Returns:
             Of shape (completing rows, vocabulary); good until the next call.
         """
         batch = StepBatch(rows, self._cache.page_tokens, pad_to=self._smallest_step)
-        logits = None if self._stepper is None else self._stepper.compute(batch)
+        logits = None if self._stepper is None else self._stepper.compute(batch, ready)
         if logits is None:
+            ready()
             logits = self.compute(batch)
         return logits[: batch.completing]
 

@@ -28,8 +28,11 @@ from learnback_server.engine.messages import CheckpointGoneError
 class Runner(Protocol):
     """What computes rows."""
 
-    def run(self, rows: list[StepRow]) -> torch.Tensor:
-        """Logits of the completing rows, of shape (completing rows, vocabulary)."""
+    def run(self, rows: list[StepRow], ready: Callable[[], None]) -> torch.Tensor:
+        """Logits of the completing rows, of shape (completing rows, vocabulary).
+
+        Calls `ready` when only the pass is left to be computed.
+        """
         ...
 
     def states(self, rows: list[StepRow]) -> torch.Tensor:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from typing import Any
@@ -160,8 +160,12 @@ class TracedStepper:
         self._cache = cache
         self._kept = KeptRows(cache)
 
-    def compute(self, batch: StepBatch) -> torch.Tensor | None:
+    def compute(self, batch: StepBatch, ready: Callable[[], None]) -> torch.Tensor | None:
         """Logits of the tokens `batch.last`, of shape (tokens, vocabulary).
+
+        Args:
+            batch: The step.
+            ready: See `ModelRunner.run`.
 
         Returns:
             None if there is no record of such a step, or no room for its rows.
@@ -173,6 +177,7 @@ class TracedStepper:
         if inputs is None:
             return None
         try:
+            ready()
             return self._trace.run(kind, self._weights, inputs)
         except BaseException:
             self._kept.forget()
