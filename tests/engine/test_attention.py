@@ -225,7 +225,7 @@ def test_a_recorded_step_with_a_prompt_is_the_plain_one_to_the_last_bit(
     stepper = any_desk.runner._stepper
     assert stepper is not None
     with torch.inference_mode():
-        recorded = stepper.compute(batch)
+        recorded = stepper.compute(batch, lambda: None)
         assert recorded is not None
         recorded = recorded[: batch.completing].clone()
         plain = any_desk.runner.compute(batch)[: batch.completing]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,21 @@ from learnback_store.checkpoints import CheckpointStore
 from learnback_store.connection import Client
 from learnback_store.feedback import Delivery, FeedbackQueue
 from learnback_store.keys import Keys
-from learnback_store.records import FeedbackRecord, FeedbackState, Lesson, Objective
+from learnback_store.records import (
+    Correction,
+    Critique,
+    FeedbackRecord,
+    FeedbackState,
+    GenerationRef,
+    Lesson,
+    Objective,
+    Preference,
+    Preferred,
+    Rating,
+)
 from learnback_store.rounds import Outcome
 from learnback_trainer.anchors import Amounts
-from learnback_trainer.authors import seat, trust, weights
+from learnback_trainer.authors import FLOOD, flooding, seat, trust, unconfirmed, weights
 from learnback_trainer.gate import Budget
 from learnback_trainer.lessons import TOO_LONG
 from learnback_trainer.loop import Trainer
@@ -57,11 +70,45 @@ def test_places(authors: str, places: int, expected: str) -> None:
     assert seating.reasons.keys() == {one.feedback_id for one in seating.waiting}
 
 
-def test_flooding_needs_many_pieces_and_somebody_else() -> None:
-    assert seat(_deliveries("a" * 14 + "b"), 16, 0.5).flooding == 1
-    assert seat(_deliveries("a" * 16), 16, 0.5).flooding == 0
-    assert seat(_deliveries("aaab"), 16, 0.5).flooding == 0
-    assert seat(_deliveries("a" * 8 + "b" * 8), 16, 0.5).flooding == 0
+@pytest.mark.parametrize(
+    ("authors", "expected"),
+    [
+        ("a" * 14 + "b", {"a"}),
+        ("a" * 16, set()),  # nobody else is there
+        ("aaab", set()),
+        ("a" * 8 + "b" * 8, set()),
+    ],
+)
+def test_flooding_needs_many_pieces_and_somebody_else(
+    authors: str, expected: set[str], tmp_path: Path
+) -> None:
+    with Archive(tmp_path / "a.sqlite") as archive:
+        assert flooding(_deliveries(authors), archive) == expected
+        assert not flooding(_deliveries(authors), archive, {"a"})
+
+
+def test_the_nameless_do_not_flood(tmp_path: Path) -> None:
+    nameless = [Delivery(f"{n}-0", _said_by(""), 0, 1) for n in range(14)]
+    with Archive(tmp_path / "a.sqlite") as archive:
+        assert not flooding([*nameless, *_deliveries("b")], archive)
+
+
+def test_only_what_says_what_is_right_needs_confirming() -> None:
+    base = _said_by("a")
+    signals = {
+        "correction": Correction("Rome."),
+        "critique": Critique("Too long."),
+        "rating": Rating(-1.0),
+        "own text": Preference("Rome.", Preferred.OTHER),
+        "the model's": Preference("Rome.", Preferred.OTHER, GenerationRef("g", 0)),
+        "the answer": Preference("Rome.", Preferred.TARGET),
+    }
+    said = [
+        Delivery("1-0", replace(base, feedback_id=name, signal=signal), 0, 1)
+        for name, signal in signals.items()
+    ]
+    assert unconfirmed(said, {"a"}).keys() == {"correction", "own text"}
+    assert not unconfirmed(said, {"b"})
 
 
 def _fared(archive: Archive, author: str, states: list[FeedbackState], taught: bool = True) -> None:
@@ -96,35 +143,72 @@ def test_trust_follows_how_feedback_fared(tmp_path: Path) -> None:
         assert by_author == pytest.approx([1.0, 0.2 / 0.95, 0.8 / 0.95])
 
 
-def test_a_flood_is_not_lost_and_others_do_not_wait_for_it(
-    base: Base, redis_url: str, redis: Client, keys: Keys, tmp_path: Path
-) -> None:
-    # Too long to be taught, so that each is settled without any teaching.
-    endless = "Never mind. " * 300
-    flood = [_said_by("mallory", endless) for _ in range(20)]
-    bob = _said_by("bob", endless)
-    submit(redis_url, keys, [*flood, bob])
-    metrics = TrainerMetrics()
+# Too long to be taught, so that it is settled without any teaching.
+_ENDLESS = "Never mind. " * 300
+
+
+@pytest.fixture
+def metrics() -> TrainerMetrics:
+    return TrainerMetrics()
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    with Archive(tmp_path / "archive.sqlite") as opened:
+        yield opened
+
+
+@pytest.fixture
+def trainer(
+    base: Base, redis: Client, keys: Keys, archive: Archive, metrics: TrainerMetrics, tmp_path: Path
+) -> Trainer:
+    """One whose rounds have four places."""
     curriculum = Curriculum(Recipe(), Budget(), Amounts(0, 0, 0), answer_tokens=24, seed=0)
-    with Archive(tmp_path / "archive.sqlite") as archive:
-        trainer = Trainer(
-            base, redis, keys, archive, CheckpointStore(tmp_path / "checkpoints"), curriculum,
-            shape=LoraShape(), round_size=4, round_wait=0.0, metrics=metrics,
-        )  # fmt: skip
-        trainer.recover()
-        trainer.work()
-        assert archive.get(bob.feedback_id).account.reason == TOO_LONG
-        states = [archive.get(one.feedback_id).account.state for one in flood]
-        assert states == [FeedbackState.NOT_LEARNED] * 2 + [FeedbackState.QUEUED] * 18
-        waiting = archive.get(flood[2].feedback_id).account
-        assert waiting.reason.startswith("waits for a later round: 20 of 21 pieces")
-        assert FeedbackQueue(redis, keys).stats().depth == 18
-        value = metrics.families.registry.get_sample_value
-        assert value("learnback_feedback_put_off_total") == 18
-        assert value("learnback_authors_flooding_total") == 1
-        while trainer.work():
-            pass
-        for one in [*flood, bob]:
-            history = archive.get(one.feedback_id).account.history
-            assert [move.state.final for move in history].count(True) == 1
+    found = Trainer(
+        base, redis, keys, archive, CheckpointStore(tmp_path / "checkpoints"), curriculum,
+        shape=LoraShape(), round_size=4, round_wait=0.0, metrics=metrics,
+    )  # fmt: skip
+    found.recover()
+    return found
+
+
+def test_a_flood_is_not_lost_and_others_do_not_wait_for_it(
+    trainer: Trainer, archive: Archive, metrics: TrainerMetrics, redis_url: str, redis: Client,
+    keys: Keys,
+) -> None:  # fmt: skip
+    critique = Critique(_ENDLESS)
+    flood = [replace(_said_by("mallory"), signal=critique) for _ in range(20)]
+    bob = replace(_said_by("bob"), signal=critique)
+    submit(redis_url, keys, [*flood, bob])
+    trainer.work()
+    assert archive.get(bob.feedback_id).account.reason == TOO_LONG
+    states = [archive.get(one.feedback_id).account.state for one in flood]
+    assert states == [FeedbackState.NOT_LEARNED] * 2 + [FeedbackState.QUEUED] * 18
+    waiting = archive.get(flood[2].feedback_id).account
+    assert waiting.reason.startswith("waits for a later round: 20 of 21 pieces")
+    assert FeedbackQueue(redis, keys).stats().depth == 18
+    value = metrics.families.registry.get_sample_value
+    assert value("learnback_feedback_put_off_total") == 18
+    assert value("learnback_authors_flooding_total") == 1
+    while trainer.work():
+        pass
+    for one in [*flood, bob]:
+        history = archive.get(one.feedback_id).account.history
+        assert [move.state.final for move in history].count(True) == 1
+    assert FeedbackQueue(redis, keys).stats().depth == 0
+
+
+def test_corrections_of_who_floods_are_set_aside_to_the_last(
+    trainer: Trainer, archive: Archive, redis_url: str, redis: Client, keys: Keys
+) -> None:
+    flood = [_said_by("mallory", _ENDLESS) for _ in range(40)]
+    bob = _said_by("bob", _ENDLESS)
+    submit(redis_url, keys, [*flood[:20], bob, *flood[20:]])
+    while trainer.work():
+        pass
+    # Those too that came when nobody else's feedback was at hand any more.
+    accounts = [archive.get(one.feedback_id).account for one in flood]
+    assert {one.state for one in accounts} == {FeedbackState.QUARANTINED}
+    assert all(one.reason.startswith(FLOOD) for one in accounts)
+    assert archive.get(bob.feedback_id).account.reason == TOO_LONG
     assert FeedbackQueue(redis, keys).stats().depth == 0

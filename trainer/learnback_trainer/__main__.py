@@ -114,6 +114,7 @@ def _train(config: TrainerConfig, *, consolidate: bool) -> int:
                 most_deliveries=config.most_deliveries,
                 consolidate_rounds=config.consolidate_rounds,
                 author_share=config.author_share,
+                trusted_authors=_listed(config.trusted_authors),
                 most_drift=config.most_drift,
                 retries=config.retries,
                 keep=(config.keep_published, config.keep_rejected),
@@ -188,6 +189,11 @@ def _watched(pulse: Pulse, redis: Client, listen: str) -> Iterator[None]:
         yield
 
 
+def _listed(names: str) -> frozenset[str]:
+    """What is listed with commas between."""
+    return frozenset(filter(None, map(str.strip, names.split(","))))
+
+
 def _curriculum(config: TrainerConfig) -> Curriculum:
     from learnback_trainer.acceptance import Terms
     from learnback_trainer.anchors import Amounts
@@ -217,7 +223,7 @@ def _curriculum(config: TrainerConfig) -> Curriculum:
         Amounts(),
         config.answer_tokens,
         config.seed,
-        frozenset(filter(None, config.scripts.split(","))),
+        _listed(config.scripts),
         Terms(
             on=config.acceptance,
             examples=config.acceptance_examples,

@@ -102,6 +102,11 @@ class TrainerConfig(BaseSettings):
         description="Share of a round that one author may have where several have said something; "
         "the rest waits for a later round.",
     )
+    trusted_authors: str = Field(
+        "",
+        description='Authors who may send any amount, such as "editors,tests". Of others, if one '
+        "sends nearly all that is at hand, their corrections are quarantined.",
+    )
     scripts: str = Field(
         "",
         pattern=r"^([a-z]+(,[a-z]+)*)?$",

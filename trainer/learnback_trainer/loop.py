@@ -18,7 +18,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from learnback_store.announcements import announce
@@ -93,6 +93,7 @@ class Trainer:
         most_deliveries: Times that feedback is tried.
         consolidate_rounds: Rounds after which everything is learned anew; 0: never.
         author_share: How much of a round one of several authors may have.
+        trusted_authors: Those who may send any amount.
         most_drift: Nats a token that all rounds together may move, before it is said.
         retries: Most rounds that are held about a batch after the gate has refused one.
         keep: How many published and rejected checkpoints to keep.
@@ -118,6 +119,7 @@ class Trainer:
         most_deliveries: int = 5,
         consolidate_rounds: int = 0,
         author_share: float = 0.5,
+        trusted_authors: frozenset[str] = frozenset(),
         most_drift: float = 0.5,
         retries: int = 8,
         keep: tuple[int, int] = (20, 5),
@@ -134,7 +136,8 @@ class Trainer:
         self._traffic = Traffic(redis, keys)
         self._curriculum, self._shape = curriculum, shape
         self._round_size, self._round_wait = round_size, round_wait
-        self._author_share, self._most_drift = author_share, most_drift
+        self._author_share, self._trusted = author_share, trusted_authors
+        self._most_drift = most_drift
         self._most_deliveries, self._retries, self._keep = most_deliveries, retries, keep
         self._canaries = from_canaries(canary_file, base.reader) if canary_file else []
         self._board, self._on_step = Board(redis, keys), on_step
@@ -264,8 +267,9 @@ class Trainer:
         self._reached("read")
         together = [one for one in batch if one.deliveries < _ALONE_FROM]
         alone = [one for one in batch if one.deliveries >= _ALONE_FROM]
-        for deliveries in filter(None, (self._seated(together), *([one] for one in alone))):
-            self._settle(deliveries)
+        for deliveries, refused in (self._seated(together), *(([one], {}) for one in alone)):
+            if deliveries:
+                self._settle(deliveries, refused)
         return len(batch)
 
     def stop(self) -> None:
@@ -281,22 +285,28 @@ class Trainer:
 
     # A batch
 
-    def _seated(self, deliveries: list[Delivery]) -> list[Delivery]:
-        """Those that have a place in the round; the others go to the end of the queue."""
+    def _seated(self, deliveries: list[Delivery]) -> tuple[list[Delivery], dict[str, str]]:
+        """What is settled now, and why some of it is refused; the rest goes behind the queue."""
         if not deliveries:
-            return []
+            return [], {}
         at_hand = deliveries + self._said_by_others(deliveries)
-        seating = authors.seat(at_hand, self._round_size, self._author_share)
+        flooders = authors.flooding(at_hand, self._archive, self._trusted)
+        refused = authors.unconfirmed(at_hand, flooders)
+        if flooders:
+            _log.warning(
+                "%d authors flood the queue; %d pieces of theirs are set aside",
+                len(flooders), len(refused),
+            )  # fmt: skip
+            self._metrics.flooded(len(flooders))
+        heard = [one for one in at_hand if one.feedback_id not in refused]
+        seating = authors.seat(heard, self._round_size, self._author_share)
         if seating.waiting:
             self._archive.take([(one.record, one.attempt) for one in seating.waiting])
             self._views.publish(self._archive.put_off(seating.reasons))
             self._queue.put_off(seating.waiting)
             _log.info("%d pieces of feedback wait for a later round", len(seating.waiting))
             self._metrics.put_off(len(seating.waiting))
-        if seating.flooding:
-            _log.warning("%d authors flood the queue, beside others", seating.flooding)
-            self._metrics.flooded(seating.flooding)
-        return seating.taken
+        return [one for one in at_hand if one.feedback_id not in seating.reasons], refused
 
     def _said_by_others(self, deliveries: list[Delivery]) -> list[Delivery]:
         """If one author crowds a batch, takes besides what others have said behind it."""
@@ -308,13 +318,20 @@ class Trainer:
         others = [place for place, one in enumerate(behind, start=1) if one != author]
         return self._queue.read_more(others[: self._round_size][-1]) if others else []
 
-    def _settle(self, batch: Sequence[Delivery]) -> None:
-        """Sees a batch through all steps, up to acknowledging it."""
+    def _settle(self, batch: Sequence[Delivery], refused: Mapping[str, str]) -> None:
+        """Sees a batch through all steps, up to acknowledging it.
+
+        Args:
+            batch: What was delivered.
+            refused: Why some of it is set aside, by feedback id.
+        """
         taken = self._archive.take(
             [(one.record, one.attempt) for one in batch], self._checkpoints.learned_feedback()
         )
         self._reached("archived")
         self._bury_hopeless(batch)
+        for feedback_id, reason in refused.items():
+            self._set_aside(feedback_id, reason)
         fresh = [self._archive.get(one.view.feedback_id) for one in taken if not one.settled]
         waiting = [one for one in fresh if one.account.state is FeedbackState.QUEUED]
         if waiting:
@@ -335,6 +352,10 @@ class Trainer:
                 self._archive.move([one.feedback_id], FeedbackState.DEAD_LETTERED, reason)
                 with about(feedback_id=one.feedback_id):
                     _log.error("feedback %s is a dead letter: %s", one.feedback_id, reason)
+
+    def _set_aside(self, feedback_id: str, reason: str) -> None:
+        if self._archive.get(feedback_id).account.state is FeedbackState.QUEUED:
+            self._archive.move([feedback_id], FeedbackState.QUARANTINED, reason)
 
     # A round, and those that follow if it is refused
 
