@@ -12,8 +12,9 @@ The right answer of an anchor is what the live model answers, and how sure it is
 where it still answers as the *base model* does, or was never told otherwise about questions of that
 kind, the base is the measure, and always in dialogues: what little each round costs must not add up
 from round to round. Where answers of a kind were criticised, only those are held that are no longer
-the base's, for the others would pull them back. Half of the anchors are rehearsed while teaching;
-the other half is only looked at by the gate.
+the base's, for the others would pull them back. A corrected question in other words is not held
+either (`rewordings.py`). Half of the anchors are rehearsed while teaching (`rehearsal.py`); the
+other half is only looked at by the gate.
 
 Another base model than nano has no shipped prompts: until there is traffic, only canaries and the
 round's own dialogues hold it.
@@ -43,6 +44,7 @@ from learnback_trainer.lessons import Exercise
 from learnback_trainer.likeness import ALIKE, groups, likeness
 from learnback_trainer.pupil import Pupil
 from learnback_trainer.reader import Ids, Reader
+from learnback_trainer.rewordings import rewordings
 from learnback_trainer.students import Frozen
 
 # Of the questions like criticised ones, one in so many is kept for the gate.
@@ -124,6 +126,8 @@ class Anchors:
     """Questions like the criticised ones, to practise on."""
     alike: list[Alike]
     """For the gate alone."""
+    reworded: list[Exercise] = field(default_factory=list)
+    """Corrections of the same question in other words."""
 
 
 # Where they come from
@@ -262,7 +266,9 @@ def make_anchors(
         )
     )
     others = [one for one in others if one.by is Frozen.LIVE or one.prompt not in found.criticised]
-    rehearsed, judged = _each_held(facts)
+    answered = [(one.prompt, one.live or one.answer) for one in facts]
+    again = rewordings(pupil, exercises, answered, max_tokens)
+    rehearsed, judged = _each_held([one for one in facts if one.prompt not in again.prompts])
     like = _with_answers(pupil, found.alike[: amounts.alike], max_tokens)
     return Anchors(
         rehearsed=others[::2] + revisions[::2] + rehearsed,
@@ -270,6 +276,7 @@ def make_anchors(
         dialogues=revisions[1::2],
         practice=[one for place, one in enumerate(like) if place % _ALIKE_JUDGED],
         alike=like[::_ALIKE_JUDGED],
+        reworded=again.taught,
     )
 
 

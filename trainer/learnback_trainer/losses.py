@@ -53,6 +53,8 @@ class StepLoss:
 
     lessons: Tensor
     anchors: Tensor
+    moved: Tensor
+    """Of each anchor, without gradient; 0 for those that another process computes."""
 
 
 class Teacher:
@@ -191,9 +193,13 @@ def step_loss(
     ]
     held = [one.loss(next(logits)) for one in expected]
     total = torch.stack(lessons).mean() * (len(dealt) / len(exercises))
+    moved = total.new_zeros(len(anchors))
     if not held:
-        return StepLoss(total, total.new_zeros(()))
-    return StepLoss(total, torch.stack(held).mean() * (len(near) / len(anchors)))
+        return StepLoss(total, total.new_zeros(()), moved)
+    own_places = pupil.team.share(range(len(anchors)), len(exercises))
+    each = torch.stack(held)
+    moved[list(own_places)] = each.detach()
+    return StepLoss(total, each.mean() * (len(near) / len(anchors)), moved)
 
 
 def _asked(exercise: Exercise, teacher: Teacher) -> list[Pair]:

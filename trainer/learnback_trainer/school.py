@@ -144,11 +144,12 @@ def hold_round(
     if not taken:
         return Report((*excused, *lost, *reconciled.outcomes(lost)), None)
     anchors = _anchors(pupil, base_name, taken, questions, unlike, sources, curriculum, rng)
-    lessons = taken + practice(
+    practised = practice(
         [(one.exchange, one.prompt, one.exercises) for one in anchors.practice],
         pupil,
         curriculum.answer_tokens,
     )
+    lessons = taken + practised + anchors.reworded
     _log.info(
         "%d lessons, %d more to practise, %d anchors",
         len(taken), len(lessons) - len(taken), len(anchors.rehearsed),

@@ -14,11 +14,10 @@ recipe: refinements made once gave both of two lessons together rarely; made aga
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from statistics import mean
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -29,14 +28,13 @@ from learnback_trainer.losses import Teacher, step_loss
 from learnback_trainer.mixture import Mixture
 from learnback_trainer.pupil import Pupil
 from learnback_trainer.reader import Ids
+from learnback_trainer.rehearsal import Rehearsal, by_turns
 from learnback_trainer.students import Method
 
 # An answer of the student may be so much longer than the longest one it should give. One that went
 # astray would else be decoded to the very limit.
 _LONGER = 2
 _LONGER_TOKENS = 8
-
-_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ class Progress:
     lesson_loss: float
     """Mean over the exercises of this step; nats a token but for ratings and preferences."""
     anchor_loss: float
-    """Nats a token, mean over the anchors of this step."""
+    """Nats a token, mean over those anchors of this step that came by turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +113,18 @@ def teach(
         watch: Told after each step; what it raises ends the teaching.
     """
     now, progress = list(exercises), Progress(0, recipe.steps, 0.0, 0.0)
-    lessons = _draws(range(len(now)), recipe.lessons, rng)
-    rehearsals = _draws(anchors, recipe.anchors, rng)
+    lessons = by_turns(range(len(now)), rng)
+    count = min(recipe.lessons, len(now))
+    rehearsal = Rehearsal(len(anchors), recipe.anchors, rng)
     pupil.together(_begin, recipe)
     last = recipe.steps
     moved: list[float] = []
     for step in range(1, recipe.steps + 1):
         rate = recipe.learning_rate_at(step, last)
-        drawn = [now[i] for i in next(lessons)]
-        progress = Progress(
-            step, recipe.steps, *pupil.together(_step, drawn, next(rehearsals), rate)
-        )
+        drawn = [now[next(lessons)] for _ in range(count)]
+        places = rehearsal.next()
+        loss, nats = pupil.together(_step, drawn, [anchors[one] for one in places], rate)
+        progress = Progress(step, recipe.steps, loss, rehearsal.note(places, nats))
         moved.append(progress.anchor_loss)
         watch(progress)
         if step == last:
@@ -214,16 +213,16 @@ class _Course:
 
     def step(
         self, exercises: Sequence[Exercise], anchors: Sequence[Anchor], learning_rate: float
-    ) -> tuple[float, float]:
-        """Moves the student once; returns the mean losses of exercises and anchors."""
+    ) -> tuple[float, list[float]]:
+        """Moves the student once; returns the mean loss of exercises, and that of each anchor."""
         self._optimiser.param_groups[0]["lr"] = learning_rate
         loss = step_loss(self._pupil, self._teacher, exercises, anchors, self._recipe.mixture)
         self._move(loss.lessons + self._recipe.anchor_weight * loss.anchors)
         self._teacher.follow()
-        figures = torch.stack([loss.lessons.detach(), loss.anchors.detach()])
+        figures = torch.cat([loss.lessons.detach()[None], loss.moved])
         self._pupil.team.add_up([figures])
-        lessons, held = figures.tolist()
-        return lessons, held
+        lessons, *moved = figures.tolist()
+        return lessons, moved
 
     def _move(self, loss: Tensor) -> None:
         weights = self._pupil.weights()
@@ -240,20 +239,10 @@ def _begin(pupil: Pupil, recipe: Recipe) -> None:
 
 def _step(
     pupil: Pupil, exercises: Sequence[Exercise], anchors: Sequence[Anchor], learning_rate: float
-) -> tuple[float, float]:
+) -> tuple[float, list[float]]:
     course: _Course = pupil.course
     return course.step(exercises, anchors, learning_rate)
 
 
 def _end(pupil: Pupil) -> None:
     pupil.course = None
-
-
-def _draws(items: Sequence[_Item], count: int, rng: Random) -> Iterator[list[_Item]]:
-    """Yields batches without end; every item comes once before any comes again."""
-    pool: list[_Item] = []
-    while True:
-        while len(pool) < min(count, len(items)):
-            pool += rng.sample(items, len(items))
-        yield pool[:count]
-        del pool[:count]
