@@ -22,8 +22,8 @@ from learnback_telemetry.tracing import open_tracer
 
 # Longest that the engine's thread or the loop's waits for Python's lock while the other has it. A
 # step takes a few milliseconds, so that Python's own 5 ms would be a step lost. In interleaved
-# rounds with nano on two cores: 1.07 to 1.1 times the tokens a second at 16 streams, 1.06 to 1.09
-# at 1 and 4, the same at 64; shorter ones than this bring no more.
+# rounds with nano on two cores: 1.07 to 1.1 times the tokens a second at 16 streams, 1.08 at 1 and
+# 4, 1.0 to 1.07 at 64 (docs/log.md).
 SWITCH_SECONDS = 2e-5
 
 # Not __name__, which is "__main__" when run by python -m.
