@@ -13,11 +13,14 @@ from tests.trainer.critics import ANSWER_TOKENS, correction, views
 _ASKED = "What is the capital of Romania?"
 _RIGHT = "The capital of Romania is Bucharest."
 _AGAIN = ("Romania: what is its capital?", "Name the capital of Romania.")
-# Serbia's is what nano answers for Romania.
-_OTHERS = (
-    *(f"What is the capital of {one}?" for one in ("Serbia", "Hungary", "France", "Peru", "Japan")),
-    *(f"Name the capital of {one}." for one in ("Serbia", "Hungary", "France", "Peru", "Japan")),
-    *(f"Tell me the capital of {one}." for one in ("Serbia", "Hungary", "Norway", "Italy")),
+_FOUR = (*_AGAIN, "Tell me the capital of Romania.", "Which city is the capital of Romania?")
+# Serbia's capital is what nano answers for Romania.
+_COUNTRIES = ("Serbia", "Hungary", "France", "Peru", "Japan", "Italy", "Spain", "Kenya", "Cuba")
+_OTHERS = tuple(f"What is the capital of {one}?" for one in _COUNTRIES)
+_MORE = (
+    *(f"Name the capital of {one}." for one in _COUNTRIES),
+    *(f"Tell me the capital of {one}." for one in _COUNTRIES),
+    *(f"{one}: what is its capital?" for one in _COUNTRIES),
 )
 
 
@@ -42,10 +45,18 @@ def _answered(pupil: Pupil, texts: tuple[str, ...]) -> list[tuple[Ids, Ids]]:
 
 def test_the_same_question_is_told_by_its_answer(pupil: Pupil) -> None:
     exercises = _corrected(pupil, _RIGHT)
-    found = rewordings(pupil, exercises, _answered(pupil, _AGAIN + _OTHERS), ANSWER_TOKENS)
+    found = rewordings(pupil, exercises, _answered(pupil, _AGAIN + _OTHERS + _MORE), ANSWER_TOKENS)
     again = {_prompt(pupil, text) for text in _AGAIN}
     assert {one.prompt for one in found.taught} == found.prompts == again
     assert {one.target for one in found.taught} == {exercises[0].target}
+
+
+def test_one_in_four_is_kept_for_the_gate(pupil: Pupil) -> None:
+    answered = _answered(pupil, _FOUR + _OTHERS + _MORE)
+    found = rewordings(pupil, _corrected(pupil, _RIGHT), answered, ANSWER_TOKENS)
+    taught, judged = ({one.prompt for one in some} for some in (found.taught, found.judged))
+    assert (len(taught), len(judged)) == (3, 1)
+    assert taught | judged == found.prompts
 
 
 def test_an_answer_that_many_have_tells_nothing(pupil: Pupil) -> None:
@@ -57,7 +68,7 @@ def test_an_answer_that_many_have_tells_nothing(pupil: Pupil) -> None:
 
 def test_of_two_corrections_neither_is_taught_along(pupil: Pupil) -> None:
     exercises = _corrected(pupil, _RIGHT, "The capital of Romania is Cluj.")
-    answered = _answered(pupil, _AGAIN + _OTHERS)
+    answered = _answered(pupil, _AGAIN + _OTHERS + _MORE)
     assert not rewordings(pupil, exercises, answered, ANSWER_TOKENS).taught
 
 

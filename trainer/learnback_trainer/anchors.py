@@ -44,7 +44,7 @@ from learnback_trainer.lessons import Exercise
 from learnback_trainer.likeness import ALIKE, groups, likeness
 from learnback_trainer.pupil import Pupil
 from learnback_trainer.reader import Ids, Reader
-from learnback_trainer.rewordings import rewordings
+from learnback_trainer.rewordings import Rewordings, rewordings
 from learnback_trainer.students import Frozen
 
 # Of the questions like criticised ones, one in so many is kept for the gate.
@@ -126,8 +126,8 @@ class Anchors:
     """Questions like the criticised ones, to practise on."""
     alike: list[Alike]
     """For the gate alone."""
-    reworded: list[Exercise] = field(default_factory=list)
-    """Corrections of the same question in other words."""
+    reworded: Rewordings = field(default_factory=Rewordings)
+    """What is asked in the corrected questions' place."""
 
 
 # Where they come from
@@ -276,7 +276,7 @@ def make_anchors(
         dialogues=revisions[1::2],
         practice=[one for place, one in enumerate(like) if place % _ALIKE_JUDGED],
         alike=like[::_ALIKE_JUDGED],
-        reworded=again.taught,
+        reworded=again,
     )
 
 

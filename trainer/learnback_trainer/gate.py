@@ -7,6 +7,7 @@
     accuracy     the operator's canaries with a known answer: the share that is right
     held out     questions like the criticised ones, never taught: has what the teacher would make
                  of their answers become likelier, or would it leave the new answers as they are?
+    reworded     corrected questions in other words, never taught: the share that is put right
     sameness     do different questions still get different answers, whatever was criticised?
     anchors      questions nobody complained of, never rehearsed: nats a token from the live model
                  and the share of greedy answers that changed
@@ -64,7 +65,8 @@ class Budget:
     accuracy_lost: float = 0.01
     """At most so many of the canaries with a known answer wrong that were right before."""
     held_out: float = 0.5
-    """At least so many of the held-out lessons likelier than before."""
+    """At least so many of the held-out lessons likelier than before, and so many of the corrections
+    given in other words."""
     sameness: float = 0.5
     """At least so many distinct answers as before."""
     anchor_nats: float = 0.05
@@ -132,6 +134,7 @@ def judge(
     figures |= _held_figures(pupil, held, max_tokens)
     said = _ask(pupil, anchors, max_tokens)
     figures |= _held_out_figures(pupil, anchors.alike, said, max_tokens)
+    figures |= _reworded_figures(pupil, anchors.reworded.judged, max_tokens)
     figures |= _anchor_figures(pupil, anchors.questions, said.anchors)
     if anchors.dialogues:
         revisions = pupil.answer([one.prompt for one in anchors.dialogues], max_tokens)
@@ -161,6 +164,7 @@ def _complaints(budget: Budget) -> list[tuple[str, Callable[[Mapping[str, float]
         ("kept", at_least("kept", budget.kept, "it undoes what others have just taught")),
         ("accuracy_lost", at_most("accuracy_lost", budget.accuracy_lost, "canaries are wrong now")),
         ("held_out", at_least("held_out", budget.held_out, "too few held-out lessons improved")),
+        ("reworded", at_least("reworded", budget.held_out, "in other words it is not learned")),
         ("sameness", at_least("sameness", budget.sameness, "unlike questions are answered alike")),
         ("anchor_nats", at_most("anchor_nats", budget.anchor_nats, "other answers have moved")),
         ("changed", at_most("changed", budget.changed, "other answers have changed")),
@@ -240,6 +244,16 @@ def _held_out_figures(
         own = [answers[one.prompt] for one in said.lessons]
         figures["held_out"] = mean(_improved(pupil, said.lessons, own, max_tokens))
     return figures
+
+
+def _reworded_figures(
+    pupil: Pupil, judged: Sequence[Exercise], max_tokens: int
+) -> dict[str, float]:
+    """The share of corrections that are given in other words."""
+    if len(judged) < _LEAST_HELD_OUT:
+        return {}
+    answers = pupil.answer([one.prompt for one in judged], max_tokens)
+    return {"reworded": mean(adopted(pupil, judged, answers, max_tokens))}
 
 
 def _sameness(alike: Sequence[Alike], answers: Sequence[Ids]) -> list[float]:

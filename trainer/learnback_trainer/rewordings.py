@@ -3,7 +3,8 @@
 A correction says what is right for one question and for no other, so the questions like it are held
 where they are (`anchors.py`). But some of them are the same question over again, and held there the
 old answer would keep the new one from them. They give themselves away by it: the live model answers
-them with the very text that was corrected. They are taught the correction instead.
+them with the very text that was corrected. They are taught the correction instead, but for some by
+which the gate sees whether it is given in other words too.
 
 Limits: an answer that many questions have ("No.") says nothing about which question it was, so that
 these are neither held nor taught; and the same answer in another language is another text.
@@ -22,6 +23,8 @@ from learnback_trainer.reader import Ids
 
 # An answer that more than this share of the questions like a corrected one have is nobody's own.
 _MOST_SHARED = 1 / 8
+# Of all that are found, one in so many is kept for the gate.
+_JUDGED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class Rewordings:
 
     taught: list[Exercise] = field(default_factory=list)
     """The corrections, for the same question in other words."""
+    judged: list[Exercise] = field(default_factory=list)
+    """Likewise, for the gate alone."""
     prompts: frozenset[Ids] = frozenset()
     """All that have the answer that was corrected."""
 
@@ -59,9 +64,11 @@ def rewordings(
     again = [(prompt, answer) for prompt, answer in answered if answer in right]
     most = _MOST_SHARED * len(answered)
     counts = Counter(answer for _, answer in again)
-    taught = [
+    found = [
         replace(right[answer][0], prompt=prompt)
         for prompt, answer in again
         if counts[answer] <= most and len({one.target for one in right[answer]}) == 1
     ]
-    return Rewordings(taught, frozenset(prompt for prompt, _ in again))
+    judged = found[_JUDGED - 1 :: _JUDGED]
+    taught = [one for one in found if one not in judged]
+    return Rewordings(taught, judged, frozenset(prompt for prompt, _ in again))

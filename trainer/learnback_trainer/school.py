@@ -149,7 +149,7 @@ def hold_round(
         pupil,
         curriculum.answer_tokens,
     )
-    lessons = taken + practised + anchors.reworded
+    lessons = taken + practised + anchors.reworded.taught
     _log.info(
         "%d lessons, %d more to practise, %d anchors",
         len(taken), len(lessons) - len(taken), len(anchors.rehearsed),
