@@ -18,9 +18,7 @@ from bench.learn.users import Wish, question
 from learnback_nano import world
 
 HELD_OUT = 100
-"""Prompts of one figure."""
-PER_TASK = 15
-"""Prompts of each other task, of which there are seven."""
+"""Prompts of one figure, and of each other task."""
 _REVISIONS = 104
 _STREAMS = 16
 _MAX_TOKENS = 64
@@ -105,7 +103,7 @@ def kept(named: Naming, service: Service, taught: set[str], seed: int) -> Iterat
     rng = Random(f"kept/{seed}")
     same = []
     for task in world.TASKS:
-        asked = [world.plain(task, rng).messages for _ in range(PER_TASK)]
+        asked = [world.plain(task, rng).messages for _ in range(HELD_OUT)]
         if task not in taught:
             pairs = zip(ask(service, asked), ask(service, asked, _BASE), strict=True)
             same.append(mean(one == other for one, other in pairs))
