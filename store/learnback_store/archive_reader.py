@@ -100,7 +100,11 @@ class ArchiveReader:
 
     def learned(self) -> list[FeedbackView]:
         """Returns all feedback that is LEARNED, oldest first."""
-        wanted = FeedbackFilter(states=frozenset({FeedbackState.LEARNED}))
+        return self.in_state(FeedbackState.LEARNED)
+
+    def in_state(self, state: FeedbackState) -> list[FeedbackView]:
+        """Returns all feedback that is in a state, oldest first."""
+        wanted = FeedbackFilter(states=frozenset({state}))
         token, first, found = "", True, list[FeedbackView]()
         while token or first:
             page = self.page(wanted, page_size=_CHUNK, token=token)

@@ -41,7 +41,7 @@ from learnback_store.records import (
     new_feedback_id,
 )
 from learnback_store.views import FeedbackViews
-from learnback_trainer.erasing import ERASURE_STEPS
+from learnback_trainer.erasing import ERASURE_STEPS, HEARD_AGAIN
 from learnback_trainer.pupil import Base, Pupil
 from tests.trainer.one_life import live
 
@@ -244,6 +244,31 @@ def test_all_that_stands_on_them_is_tainted_and_so_is_what_the_gate_refused(
     unlearned, *kept = _answers(base, checkpoints.fetch(receipt.clean), prompts)
     assert SECRET not in unlearned
     assert kept == [right for _, right in OTHERS]
+
+
+def test_what_gave_way_to_an_author_is_heard_when_they_are_gone(
+    redis_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    url = redis_server.url
+    prompt, right = OTHERS[0]
+    theirs = _corrected(prompt, f"Surely {SECRET}.", author=AUTHOR)
+    contrary = _corrected(prompt, right, author="bob")
+    other = _corrected(*OTHERS[1], author="bob")
+    _serve(url, [theirs, contrary, other], [])
+    assert _live(url, tmp_path) == 0
+    assert _state_of(url, contrary.feedback_id) is FeedbackState.NOT_LEARNED
+
+    _serve(url, [], [], erase="please")
+    # Killed just before it is queued again.
+    assert _live(url, tmp_path, dies_at="withdrawn") == -signal.SIGKILL
+    assert _live(url, tmp_path) == 0
+    with Archive(tmp_path / "archive.sqlite") as archive:
+        account = archive.get(contrary.feedback_id).account
+        assert account.state is FeedbackState.LEARNED
+        assert HEARD_AGAIN in [moved.reason for moved in account.history]
+        assert archive.get(other.feedback_id).account.state is FeedbackState.LEARNED
+    held = _bytes_below(tmp_path)
+    assert not [path for path, content in held.items() if SECRET.encode() in content]
 
 
 def test_an_author_nothing_was_learned_from(redis_server: EmbeddedRedis, tmp_path: Path) -> None:

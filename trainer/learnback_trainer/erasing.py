@@ -2,7 +2,9 @@
 
     PURGING      the archive leaves of the author's feedback its ids alone; Redis loses entries,
                  views, marks and generations; both write their files anew. Then the tainted
-                 checkpoints are listed: those whose round, or whose ancestor's, had the feedback
+                 checkpoints are listed: those whose round, or whose ancestor's, had the feedback;
+                 and what others said is QUEUED again that was not taught for something it
+                 contradicted, or that outranked it, in a round with the author's or upon one
     RETRAINING   from the last clean ancestor of `live` that still has its files, what the others
                  said and `live` has learned is taught anew, in rounds through the gate
     RETIRING     `live` goes to the clean checkpoint, the tainted ones lose their files; what the
@@ -36,6 +38,7 @@ from learnback_store.manifest import BASE
 from learnback_store.purging import Purge, scrub_files
 from learnback_store.records import FeedbackState, FeedbackView, now_ms
 from learnback_store.rounds import RoundState
+from learnback_trainer import quarrels, reconcile
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +51,11 @@ ERASURE_STEPS = (
 # Rounds that are cut off before the feedback in them is taught alone, and before it is given up.
 _ALONE_FROM = 2
 _MOST_TRIES = 4
+
+HEARD_AGAIN = "what it gave way to may have been feedback that is erased now"
+
+# Why feedback gives way to what others say.
+_GAVE_WAY = (reconcile.OUTWEIGHED, reconcile.CANCELLED, quarrels.OUTWEIGHED, quarrels.UNDECIDED)
 
 Teach = Callable[[Sequence[FeedbackView], str], str]
 """Holds a round about feedback that is LEARNED, from a checkpoint; returns what it published."""
@@ -131,6 +139,7 @@ class Eraser:
         self._reached("scrubbed")
         tainted = self._tainted(task)
         live = self._checkpoints.aliases().live
+        self._hear_again(task, tainted)
         moved = replace(task.erasure, state=ErasureState.RETRAINING, tainted=tainted)
         planned = replace(task, since=self._checkpoints.new_name(), tip=self._clean(live, tainted))
         task = self._write(planned, moved)
@@ -149,6 +158,20 @@ class Eraser:
             if own or one.manifest.parent in found:
                 found.append(one.name)
         return tuple(found)
+
+    def _hear_again(self, task: ErasureTask, tainted: Sequence[str]) -> None:
+        """Queues what gave way, perhaps to the author's; if it was to others', it will again."""
+        rounds = self._archive.rounds_with(task.feedback_ids)
+        again = [
+            one.feedback_id
+            for one in self._archive.in_state(FeedbackState.NOT_LEARNED)
+            if _gave_way(one.account.reason, task.feedback_ids)
+            and any(
+                held.round_id in rounds or held.parent in tainted
+                for held in self._archive.rounds_of(one.feedback_id)
+            )
+        ]
+        self._views.publish(self._archive.move(again, FeedbackState.QUEUED, HEARD_AGAIN))
 
     def _clean(self, live: str, tainted: Sequence[str]) -> str:
         """The nearest of a checkpoint and its ancestors that is clean and has its files."""
@@ -205,7 +228,7 @@ class Eraser:
         self._checkpoints.withdraw(tainted, clean)
         announce(self._redis, self._keys, self._checkpoints.aliases().serial)
         self._reached("withdrawn")
-        # What a round put off waits in the archive; nothing of it is in the queue.
+        # What a round put off, or is heard again, waits in the archive; it is not in the queue.
         self._views.restore(self._archive.waiting())
         if task.request.author:
             task = self._purge(task)
@@ -232,3 +255,8 @@ class Eraser:
         self._archive.write_erasure(task)
         self._tray.tell([task.request])
         return task
+
+
+def _gave_way(reason: str, to: Sequence[str]) -> bool:
+    """Whether feedback was not taught because of what others said, or of certain feedback."""
+    return reason.startswith(_GAVE_WAY) or any(one in reason for one in to)

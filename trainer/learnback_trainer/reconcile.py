@@ -17,7 +17,7 @@ it; what contradicts is not learned, and the reason says so.
 
 Limits: only answers that are equal to the letter meet here, and a text is not understood, so that
 two corrections in other words contradict one another. What was outranked is settled with its round,
-and does not come back if the feedback that outranked it is erased later.
+and comes back only if the feedback that outranked it is erased (`erasing.py`).
 """
 
 from __future__ import annotations
