@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from bench.learn.figures import Figure, naming
+from bench.learn.figures import Figure, Naming, naming
 from bench.learn.measuring import capitals, compliance, kept, plainness
 from bench.learn.service import Service, fresh
 from bench.learn.users import WISHES, Wish, correct, criticise
@@ -18,6 +18,8 @@ from learnback_nano import facts, world
 COUNTS = (1, 2, 4, 8)
 """Numbers of critiques."""
 _FEW = 4
+_OTHER_QUESTIONS = 1000
+"""Added to a seed, for questions that were not asked yet."""
 # Each is told on top of those before it; nobody speaks of translations into English.
 _ROW = (
     *(Wish("emoji", "note"), Wish("upper", "capital"), Wish("hello", "en_zh")),
@@ -87,18 +89,28 @@ def together(seed: int) -> Iterator[Figure]:
 
 
 def in_a_row(seed: int) -> Iterator[Figure]:
-    """Ten lessons in ten rounds, all asked at the end."""
+    """Ten lessons in ten rounds, all asked at the end, and when all were learned anew together."""
     rng, seconds = Random(f"row/{seed}"), []
     with fresh(_FEW) as service:
         for wish in _ROW:
             _tell(service, wish, rng, _FEW)
             seconds.append(service.round_seconds())
         named = naming("ten in a row", "after the tenth", seed)
-        for task in dict.fromkeys(wish.task for wish in _ROW):
-            wishes = [wish for wish in _ROW if wish.task == task]
-            yield named("as told", compliance(service, wishes, seed))
-        yield from kept(named, service, {wish.task for wish in _ROW}, seed)
+        yield from _after_a_row(named, service, seed)
         yield named("seconds of a round", max(seconds))
+        named = naming("ten in a row", "consolidated", seed)
+        published = service.consolidate()
+        yield named("published", float(published))
+        if published:
+            # Other questions, for those of before are traffic now, and may have been anchors.
+            yield from _after_a_row(named, service, seed + _OTHER_QUESTIONS)
+
+
+def _after_a_row(named: Naming, service: Service, seed: int) -> Iterator[Figure]:
+    for task in dict.fromkeys(wish.task for wish in _ROW):
+        wishes = [wish for wish in _ROW if wish.task == task]
+        yield named("as told", compliance(service, wishes, seed))
+    yield from kept(named, service, {wish.task for wish in _ROW}, seed)
 
 
 def _wishes(seed: int) -> list[Wish]:

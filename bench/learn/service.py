@@ -51,16 +51,19 @@ class Service:
         self.checkpoints = folder / "checkpoints"
         self._round_size, self._round_wait = round_size, round_wait
         self._ends = ExitStack()
+        self._shared: tuple[str, ...] = ()
+        self._trainer: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         redis = self._ends.enter_context(EmbeddedRedis(self.folder / "redis"))
         shared = ("--redis-url", redis.url, "--checkpoint-dir", str(self.checkpoints))
+        self._shared = shared
         try:
             server = self._start(
                 "learnback_server", *shared, "--listen", "127.0.0.1:0", "--threads", _THREADS
             )
             if self._round_size:
-                self._start_trainer(shared)
+                self._trainer = self._start_trainer()
             self.client = self._ends.enter_context(
                 Client(f"127.0.0.1:{self._port_of(server)}", timeout=_CALL_SECONDS)
             )
@@ -101,6 +104,22 @@ class Service:
             self.await_serving({receipt.clean_checkpoint})
         return receipt
 
+    def consolidate(self) -> bool:
+        """Ends the trainer, and has all that is learned learned anew from the base model.
+
+        Returns:
+            Whether that was published; it serves then.
+        """
+        if self._trainer is None:
+            raise RuntimeError("there is no trainer")
+        _end(self._trainer)
+        before = self.client.get_checkpoint("live").name
+        if self._start_trainer("--consolidate").wait(_ROUND_SECONDS):
+            raise RuntimeError("the consolidation failed")
+        live = self.client.get_checkpoint("live").name
+        self.await_serving({live})
+        return live != before
+
     def await_serving(self, names: set[str]) -> None:
         """Waits until one of these checkpoints is what answers."""
         began = time.monotonic()
@@ -117,9 +136,9 @@ class Service:
         message = {"role": "user", "content": "What is the capital of France?"}
         return self.client.generate(messages=[message], temperature=0, max_tokens=1).checkpoint
 
-    def _start_trainer(self, shared: Sequence[str]) -> None:
-        self._start(
-            "learnback_trainer", *shared,
+    def _start_trainer(self, *flags: str) -> subprocess.Popen[bytes]:
+        return self._start(
+            "learnback_trainer", *self._shared, *flags,
             "--archive-file", str(self.folder / "archive.sqlite"),
             "--trainer-threads", _THREADS,
             "--round-wait", str(self._round_wait),
@@ -128,7 +147,7 @@ class Service:
         )  # fmt: skip
 
     def _start(self, module: str, *flags: str) -> subprocess.Popen[bytes]:
-        log = self._ends.enter_context((self.folder / f"{module}.log").open("wb"))
+        log = self._ends.enter_context((self.folder / f"{module}.log").open("ab"))
         environment = {k: v for k, v in os.environ.items() if not k.startswith("LEARNBACK_")}
         process = subprocess.Popen(
             [sys.executable, "-m", module, "--model", "nano", "--device", "cpu", *flags],
