@@ -18,6 +18,7 @@ from learnback_nano import facts, world
 COUNTS = (1, 2, 4, 8)
 """Numbers of critiques."""
 _FEW = 4
+_TIMED = 4
 _OTHER_QUESTIONS = 1000
 """Added to a seed, for questions that were not asked yet."""
 # Each is told on top of those before it; nobody speaks of translations into English.
@@ -97,13 +98,22 @@ def in_a_row(seed: int) -> Iterator[Figure]:
             seconds.append(service.round_seconds())
         named = naming("ten in a row", "after the tenth", seed)
         yield from _after_a_row(named, service, seed)
-        yield named("seconds of a round", max(seconds))
+        yield named("seconds, on one core", max(seconds))
         named = naming("ten in a row", "consolidated", seed)
         published = service.consolidate()
         yield named("published", float(published))
         if published:
             # Other questions, for those of before are traffic now, and may have been anchors.
             yield from _after_a_row(named, service, seed + _OTHER_QUESTIONS)
+
+
+def seconds(seed: int) -> Iterator[Figure]:
+    """How long rounds take where nothing else runs: the first ones of the row."""
+    rng, named = Random(f"row/{seed}"), naming("seconds", f"{_FEW} critiques", seed)
+    with fresh(_FEW) as service:
+        for place, wish in enumerate(_ROW[:_TIMED], start=1):
+            _tell(service, wish, rng, _FEW)
+            yield named(f"of round {place}", service.round_seconds())
 
 
 def _after_a_row(named: Naming, service: Service, seed: int) -> Iterator[Figure]:
@@ -123,7 +133,7 @@ def _told_once(seed: int, wish: Wish, count: int, setting: str) -> Iterator[Figu
         _tell(service, wish, Random(f"told/{seed}"), count)
         yield named("compliance", compliance(service, [wish], seed))
         yield from kept(named, service, {wish.task}, seed)
-        yield named("seconds of a round", service.round_seconds())
+        yield named("seconds, on one core", service.round_seconds())
 
 
 def _tell(service: Service, wish: Wish, rng: Random, count: int) -> None:

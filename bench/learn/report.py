@@ -11,7 +11,7 @@ from bench.learn.figures import Figure, goal_of
 # In the order of the page.
 _SCENARIOS = (
     *("critiques", "unseen phrasings", "correction", "undo", "two kinds", "ten in a row"),
-    *("wrong critiques", "contradiction", "poison", "flood", "erasure", "peers"),
+    *("wrong critiques", "contradiction", "poison", "flood", "erasure", "seconds", "peers"),
 )
 _MARKS = ("<!-- figures -->\n", "<!-- end of figures -->\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -14,16 +15,27 @@ from pathlib import Path
 from bench.learn.attacks import contradiction, flood, outvoted, poison, wrong
 from bench.learn.erasing import erasure
 from bench.learn.figures import Figure, Scenario
-from bench.learn.lessons import counts, fact, in_a_row, one_critique, phrasings, together, undo
+from bench.learn.lessons import (
+    counts,
+    fact,
+    in_a_row,
+    one_critique,
+    phrasings,
+    seconds,
+    together,
+    undo,
+)
 from bench.learn.peers import peers
 
 _ALL: tuple[Scenario, ...] = (
     *(counts, one_critique, phrasings, fact, undo, together, in_a_row),
-    *(wrong, contradiction, poison, flood, outvoted, erasure, peers),
+    *(wrong, contradiction, poison, flood, outvoted, erasure, peers, seconds),
 )
 SCENARIOS = {scenario.__name__: scenario for scenario in _ALL}
 # These begin first with every seed, so that none is left to run alone at the end.
 _LONGEST = ("in_a_row", "counts", "poison", "erasure")
+# This comes when all others are through, and has all cores.
+_ALONE = "seconds"
 
 
 def measure(names: Iterable[str], seeds: Iterable[int], processes: int, kept: Path) -> bool:
@@ -32,17 +44,27 @@ def measure(names: Iterable[str], seeds: Iterable[int], processes: int, kept: Pa
     Args:
         names: Which.
         seeds: Each scenario is measured with each.
-        processes: How many work at once.
+        processes: How many work at once, with as many cores each as that leaves.
         kept: Where the figures are written, after each scenario anew.
 
     Returns:
         Whether none failed.
     """
-    figures: list[Figure] = []
+    seeds, figures = list(seeds), list[Figure]()
+    ordered = sorted(set(names) - {_ALONE}, key=lambda name: (name not in _LONGEST, name))
+    whole = _measure([(name, seed) for seed in seeds for name in ordered], processes, kept, figures)
+    if _ALONE in names:
+        whole = _measure([(_ALONE, seed) for seed in seeds], 1, kept, figures) and whole
+    return whole
+
+
+def _measure(
+    asked: list[tuple[str, int]], processes: int, kept: Path, figures: list[Figure]
+) -> bool:
     began, whole = time.monotonic(), True
-    ordered = sorted(names, key=lambda name: name not in _LONGEST)
+    # Read by services, and by torch, in processes to come.
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        asked = [(name, seed) for seed in seeds for name in ordered]
         jobs = {pool.submit(_figures, *one): one for one in asked}
         for job in as_completed(jobs):
             told = "{:.0f} s: {}, seed {}".format(time.monotonic() - began, *jobs[job])

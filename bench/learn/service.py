@@ -31,7 +31,8 @@ _CALL_SECONDS = 600.0
 _POLL_SECONDS = 0.05
 # An erasure is asked about over the network, and takes as long as a round.
 _ERASURE_POLL_SECONDS = 1.0
-_THREADS = "1"
+# Of server and trainer each; whoever starts the scenarios says how many cores a service has.
+_THREADS = os.environ.get("OMP_NUM_THREADS", "1")
 # A round begins when all that belongs to it was said, however long that takes.
 _ALL_SAID = 3600.0
 _ANSWER_TOKENS = "64"
