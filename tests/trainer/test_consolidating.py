@@ -16,7 +16,7 @@ from learnback_store.keys import Keys
 from learnback_store.manifest import BASE, CheckpointKind
 from learnback_store.records import FeedbackRecord, FeedbackState
 from learnback_trainer.anchors import Amounts
-from learnback_trainer.consolidating import is_due
+from learnback_trainer.consolidating import is_due, longer
 from learnback_trainer.errors import ModelError
 from learnback_trainer.gate import Budget
 from learnback_trainer.loop import Trainer
@@ -115,6 +115,15 @@ def test_it_is_due_every_so_many_rounds(rounds: int, every: int, due: bool) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("lessons", "steps", "alike"), [(4, 60, 10), (9, 180, 30), (40, 600, 40)])
+def test_more_lessons_have_more_steps_and_more_practice(
+    lessons: int, steps: int, alike: int
+) -> None:
+    curriculum = Curriculum(Recipe(), Budget(), Amounts(alike=10), answer_tokens=24, seed=0)
+    found = longer(curriculum, lessons, round_size=4)
+    assert (found.recipe.steps, found.amounts.alike) == (steps, alike)
+
+
 def test_full_weights_go_on_from_an_adapter_and_are_published_whole(
     base: Base,
     redis: Client,

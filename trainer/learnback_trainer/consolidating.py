@@ -4,7 +4,8 @@ Round by round an adapter fills up, and small losses that each gate lets pass ad
 archive says is LEARNED is taught again together, and the candidate is compared with `live`: it is
 published only if it passes the gate, whose anchors are then the *base model's* answers, and if it
 holds about as much of what was learned as `live` does. Otherwise nothing changes, and it is kept
-aside. A round of n times as many lessons may take n times as many steps.
+aside. A round of n times as many lessons may take n times as many steps, and practises up to four
+times as many questions: they are about more kinds, each of which needs some.
 
 Limits: lessons that contradict each other across rounds, of which the later one won, meet in one
 round here, where neither is the later; and a critique of what only a later checkpoint said can find
@@ -26,6 +27,8 @@ from learnback_trainer.school import Curriculum, Report
 
 # So much less of what was learned than `live` a candidate may hold.
 _LESS = 0.05
+# Practice of a consolidation, in that of a round: all of it is answered anew every few steps.
+_MOST_PRACTICE = 4
 
 
 def is_due(rounds: int, every: int) -> bool:
@@ -34,9 +37,20 @@ def is_due(rounds: int, every: int) -> bool:
 
 
 def longer(curriculum: Curriculum, lessons: int, round_size: int) -> Curriculum:
-    """Returns a curriculum with as many steps more as there are more lessons than in a round."""
-    steps = curriculum.recipe.steps * math.ceil(lessons / round_size)
-    return replace(curriculum, recipe=replace(curriculum.recipe, steps=steps))
+    """Returns a curriculum that has as much more of all as there are more lessons than in a round.
+
+    Args:
+        curriculum: That of a round.
+        lessons: How many there are to be taught.
+        round_size: How many a round has.
+    """
+    rounds = math.ceil(lessons / round_size)
+    recipe, amounts = curriculum.recipe, curriculum.amounts
+    return replace(
+        curriculum,
+        recipe=replace(recipe, steps=recipe.steps * rounds),
+        amounts=replace(amounts, alike=amounts.alike * min(rounds, _MOST_PRACTICE)),
+    )
 
 
 def answers_now(pupil: Pupil, views: Sequence[FeedbackView], max_tokens: int) -> dict[str, Ids]:
