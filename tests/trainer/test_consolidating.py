@@ -114,7 +114,6 @@ def test_it_is_due_every_so_many_rounds(rounds: int, every: int, due: bool) -> N
     assert is_due(rounds, every) == due
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("lessons", "steps", "alike"), [(4, 60, 10), (9, 180, 30), (40, 600, 40)])
 def test_more_lessons_have_more_steps_and_more_practice(
     lessons: int, steps: int, alike: int
@@ -124,6 +123,7 @@ def test_more_lessons_have_more_steps_and_more_practice(
     assert (found.recipe.steps, found.amounts.alike) == (steps, alike)
 
 
+@pytest.mark.slow
 def test_full_weights_go_on_from_an_adapter_and_are_published_whole(
     base: Base,
     redis: Client,
