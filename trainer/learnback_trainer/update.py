@@ -146,7 +146,9 @@ def renewed(
 ) -> tuple[list[Ids], list[Exercise]]:
     """Lets the student answer the prompts, and the frozen teacher revise what was criticised.
 
-    What is practised on several critiques is revised for the present one, and for the next.
+    What is practised on several critiques is revised for the present one, and for the next. Where
+    one critique stands alone there is nothing to compose, and its targets stay: the student's slips
+    on the way would be revised along, and become what it should say.
 
     Returns:
         The student's answers, and the exercises with what the teacher makes of them. Where the
@@ -154,17 +156,31 @@ def renewed(
     """
     longest = _LONGER * max(len(one.target) for one in exercises) + _LONGER_TOKENS
     answers = pupil.answer([one.prompt for one in exercises], longest)
-    shown = _revised_first(pupil, exercises, answers, longest)
-    turned = [next_turn(one) for one in exercises]
+    now = list(exercises)
+    places = _in_company(exercises)
+    several, given = [exercises[one] for one in places], [answers[one] for one in places]
+    shown = _revised_first(pupil, several, given, longest)
+    turned = [next_turn(one) for one in several]
     drafts = criticised_again(turned, shown, pupil.reader)
     again = revised(drafts, pupil, longest, refinements)
-    kept = [
-        replace(old, dialogue=new.dialogue, target=new.target)
-        if _changes(old, new, answer) and _usable(new, pupil, longest)
-        else old
-        for old, new, answer in zip(turned, again, answers, strict=True)
+    for place, old, new, answer in zip(places, turned, again, given, strict=True):
+        usable = _changes(old, new, answer) and _usable(new, pupil, longest)
+        now[place] = replace(old, dialogue=new.dialogue, target=new.target) if usable else old
+    return answers, now
+
+
+def _in_company(exercises: Sequence[Exercise]) -> list[int]:
+    """The places of critiques beside which others may hold for the same questions."""
+    critiques = {one.record.signal for one in exercises if one.dialogue}
+    practised = [{each.record.signal for each in one.turns} for one in exercises if one.turns]
+    alone = {signal for own in practised if len(own) == 1 for signal in own}
+    together = {signal for own in practised if len(own) > 1 for signal in own}
+    company = critiques - (alone - together) if len(critiques) > 1 else set()
+    return [
+        place
+        for place, one in enumerate(exercises)
+        if one.dialogue and one.record.signal in company
     ]
-    return answers, kept
 
 
 def _revised_first(
