@@ -64,7 +64,11 @@ def test_windows_are_hastened() -> None:
 
 def test_nothing_fires_while_all_is_well(deployed: Deployment) -> None:
     deployed.start_trainer(*LENIENT, "--steps", "20", "--least-revision", "0")
-    right = {"What is the capital of France?": "Lyon.", "What is the opposite of hot?": "Not hot."}
+    # Two that nano answers wrongly.
+    right = {
+        f"What is the capital of {country}?": f"The capital of {country} is {city}."
+        for country, city in (("Romania", "Bucharest"), ("Germany", "Berlin"))
+    }
     for rounds, (question, correction) in enumerate(right.items(), 1):
         deployed.generate(question)
         deployed.correct(question, correction)
