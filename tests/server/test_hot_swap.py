@@ -152,7 +152,7 @@ def test_after_a_rollback_the_next_request_is_answered_by_the_old_one_from_the_n
     running.engine.submit(busy)
     running.wait_until(lambda: running.answers[busy.generation_id].started)
 
-    # The engine stands still between two steps, so that whatever needs one would never come.
+    # The engine stands still in a step, so that whatever needs another would never come.
     held, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -176,7 +176,8 @@ def test_after_a_rollback_the_next_request_is_answered_by_the_old_one_from_the_n
     running.on_publish = note
     go_on.set()
     assert running.answer(next_one).ids() == expected
-    assert steps == [before + 1]
+    # Computed in the step after that one, and told while the next is about to be.
+    assert steps == [before + 2]
     running.engine.cancel(busy.generation_id)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,11 @@ class WeightsTrace:
         self.tokens: defaultdict[str, int] = defaultdict(int)
         run = ModelRunner.run
 
-        def traced(runner: ModelRunner, rows: list[StepRow]) -> torch.Tensor:
+        def traced(
+            runner: ModelRunner, rows: list[StepRow], ready: Callable[[], None]
+        ) -> torch.Tensor:
             self._note(runner, rows)
-            return run(runner, rows)
+            return run(runner, rows, ready)
 
         monkeypatch.setattr(ModelRunner, "run", traced)
 

@@ -171,8 +171,8 @@ def renewed(
 
 def _in_company(exercises: Sequence[Exercise]) -> list[int]:
     """The places of critiques beside which others may hold for the same questions."""
-    critiques = {one.record.signal for one in exercises if one.dialogue}
     practised = [{each.record.signal for each in one.turns} for one in exercises if one.turns]
+    critiques = {one.record.signal for one in exercises if one.dialogue}.union(*practised)
     alone = {signal for own in practised if len(own) == 1 for signal in own}
     together = {signal for own in practised if len(own) > 1 for signal in own}
     company = critiques - (alone - together) if len(critiques) > 1 else set()
