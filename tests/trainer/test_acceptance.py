@@ -450,7 +450,7 @@ def test_the_gate_refuses_what_the_live_head_would_not_accept(base: Base) -> Non
         spoilt = [
             dataclasses.replace(made[0], prompt=prompt, target=answer) for prompt, answer in mangled
         ]
-        teach(pupil, spoilt, [], Recipe(steps=40), Random(0))
+        teach(pupil, spoilt, [], [], Recipe(steps=40), Random(0))
         after = judge(pupil, made, anchors, Held(head=head), budget, ANSWER_TOKENS)
         blind = judge(pupil, made, anchors, Held(), budget, ANSWER_TOKENS)
     assert before.verdict.figures["acceptance_lost"] == 0

@@ -67,7 +67,7 @@ def shouting(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = [criticism("upper", "opposite", rng, UPPER) for _ in range(12)]
     with Pupil(base, None) as pupil:
         made = make_exercises(views(said), pupil, ANSWER_TOKENS).made
-        teach(pupil, made, [], Recipe(steps=40), Random(0))
+        teach(pupil, made, [], [], Recipe(steps=40), Random(0))
         pupil.save(folder, "nano")
     return folder
 

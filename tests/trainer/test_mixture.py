@@ -74,7 +74,7 @@ def test_a_critique_is_learned_by_what_is_chosen(base: Base, mixture: Mixture) -
         assert exercise.objective is mixture.critiques
         pair = [(exercise.prompt, exercise.target)]
         [before] = pupil.losses(pair)
-        teach(pupil, [exercise], [], recipe, Random(0))
+        teach(pupil, [exercise], [], [], recipe, Random(0))
         [after] = pupil.losses(pair)
         with pupil.as_live():
             assert pupil.losses(pair) == [before]

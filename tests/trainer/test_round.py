@@ -92,7 +92,7 @@ def test_of_two_answers_the_weightier_is_learned(base: Base) -> None:
     with Pupil(base, None) as pupil:
         made = make_exercises(views(records), pupil, ANSWER_TOKENS).made
         lessons = [replace(one, weight=w) for one, w in zip(made, (0.1, 1.0), strict=True)]
-        teach(pupil, lessons, [], Recipe(steps=20), Random(0))
+        teach(pupil, lessons, [], [], Recipe(steps=20), Random(0))
         [answer] = pupil.answer([made[0].prompt], ANSWER_TOKENS)
     assert base.reader.text(answer) == "B"
 

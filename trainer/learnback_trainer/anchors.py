@@ -47,7 +47,7 @@ from learnback_trainer.reader import Ids, Reader
 from learnback_trainer.rewordings import Rewordings, rewordings
 from learnback_trainer.students import Frozen
 
-# Of the questions like criticised ones, one in so many is kept for the gate.
+# Of the questions like criticised ones, one in so many is for the gate, until it has enough.
 _ALIKE_JUDGED = 4
 # Of the questions like a corrected one whose answer is held by another, one in so many is kept for
 # the gate.
@@ -107,7 +107,10 @@ class Amounts:
 
     questions: int = 144
     dialogues: int = 64
-    alike: int = 48
+    alike: int = 228
+    """Questions like the criticised ones."""
+    judged: int = 12
+    """How many of these the gate has."""
     beside: int = 128
     """Questions like a corrected one."""
 
@@ -270,12 +273,13 @@ def make_anchors(
     again = rewordings(pupil, exercises, answered, max_tokens)
     rehearsed, judged = _each_held([one for one in facts if one.prompt not in again.prompts])
     like = _with_answers(pupil, found.alike[: amounts.alike], max_tokens)
+    kept = range(len(like))[::_ALIKE_JUDGED][: amounts.judged]
     return Anchors(
         rehearsed=others[::2] + revisions[::2] + rehearsed,
         questions=others[1::2] + judged,
         dialogues=revisions[1::2],
-        practice=[one for place, one in enumerate(like) if place % _ALIKE_JUDGED],
-        alike=like[::_ALIKE_JUDGED],
+        practice=[one for place, one in enumerate(like) if place not in kept],
+        alike=[like[place] for place in kept],
         reworded=again,
     )
 

@@ -271,14 +271,16 @@ def _unteachable(exercise: Exercise, reader: Reader) -> str:
     return NOTHING_TO_CHANGE if text == exercise.record.exchange.answer else ""
 
 
-def next_turn(exercise: Exercise) -> Exercise:
-    """Returns an exercise with the next critique that it is practised on, if there is another.
+def turned(exercise: Exercise, count: int) -> Exercise:
+    """Returns an exercise with the critique that comes so many turns later as the present one.
 
     Its dialogue and target are still those of before.
     """
-    if len(exercise.turns) < 2:
+    turns = exercise.turns
+    if len(turns) < 2 or not count % len(turns):
         return exercise
-    turns = (*exercise.turns[1:], exercise.turns[0])
+    count %= len(turns)
+    turns = (*turns[count:], *turns[:count])
     record = replace(exercise.record, signal=turns[0].record.signal)
     return replace(exercise, record=record, weight=turns[0].weight, turns=turns)
 

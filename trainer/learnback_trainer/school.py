@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 # Questions beside which it is seen which of the criticised ones are alike.
 _FOR_LIKENESS = 64
+# Shipped questions for each that is to be an anchor.
+_SHIPPED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ def hold_round(
     ]
     # Others are drawn each time, so that not the same few are held round after round.
     rng = Random(f"{curriculum.seed}/{len(sources.told)}")
-    shipped = _shipped(pupil, base_name, made.made, curriculum, rng)
+    shipped = _shipped(pupil, base_name, curriculum, rng)
     questions = [*sources.questions, *shipped]
     unlike = [one.prompt for one in shipped]
     others = [one.exchange for one in questions]
@@ -149,18 +151,19 @@ def hold_round(
         pupil,
         curriculum.answer_tokens,
     )
-    lessons = taken + practised + anchors.reworded.taught
+    lessons = taken + anchors.reworded.taught
     _log.info(
         "%d lessons, %d more to practise, %d anchors",
-        len(taken), len(lessons) - len(taken), len(anchors.rehearsed),
+        len(taken), len(lessons) - len(taken) + len(practised), len(anchors.rehearsed),
     )  # fmt: skip
     reached("lessons")
     kept = [Anchor(one.prompt, one.target) for one in sources.kept if one.good]
-    taught = teach(pupil, lessons, anchors.rehearsed + kept, curriculum.recipe, rng, watch)
+    held = anchors.rehearsed + kept
+    taught = teach(pupil, lessons, practised, held, curriculum.recipe, rng, watch)
     reached("taught")
     exercises = taught.exercises[: len(taken)]
-    held = Held(sources.kept, [one for one in sources.questions if one.canary], sources.head)
-    judgement = judge(pupil, exercises, anchors, held, curriculum.budget, curriculum.answer_tokens)
+    known = Held(sources.kept, [one for one in sources.questions if one.canary], sources.head)
+    judgement = judge(pupil, exercises, anchors, known, curriculum.budget, curriculum.answer_tokens)
     judgement = judgement.with_figures({"covered": len(reconciled.covered)})
     adopted = frozenset(one for one, proof in judgement.proofs.items() if proof.adopted)
     head = None
@@ -197,20 +200,13 @@ def _head(
     return fit_head(pupil, examples, terms, curriculum.seed)
 
 
-def _shipped(
-    pupil: Pupil,
-    base_name: str,
-    exercises: Sequence[Exercise],
-    curriculum: Curriculum,
-    rng: Random,
-) -> list[Question]:
+def _shipped(pupil: Pupil, base_name: str, curriculum: Curriculum, rng: Random) -> list[Question]:
     """The embedded model's own questions, about all its tasks evenly; another model has none."""
     if base_name != NANO:
         return []
-    # More than anchors, for those like the criticised ones are practised on; and as many again
-    # where facts are corrected, for others like them must be held one by one.
-    corrected = any(not one.dialogue for one in exercises)
-    count = (8 if corrected else 4) * curriculum.amounts.questions
+    # More than anchors, for those like the criticised ones are practised on, others each time; and
+    # where facts are corrected, others like them must be held one by one.
+    count = _SHIPPED * curriculum.amounts.questions
     return anchoring.shipped_questions(count, rng, pupil.reader)
 
 

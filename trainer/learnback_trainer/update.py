@@ -3,19 +3,17 @@
 AdamW on the adapter alone, or on all weights. A step takes a few exercises and as many anchors, and
 `losses.py` says what it costs; the teacher of a critique is the frozen base model, who has read it,
 that of an anchor a frozen model that has read nothing more than the student.
-Every few steps the student answers the criticised prompts anew and the frozen teacher revises
-*these* answers, for the same criticism: where two lessons meet, each then sees what the other has
-done, and they compose instead of pulling apart. When all are answered as they should be and the
-anchors have come to rest, or near the last step, the learning rate falls to nothing over some
-steps, in which what was jolted about settles where the anchors hold it. (A feasibility study of the
-recipe: refinements made once gave both of two lessons together rarely; made again every 10 steps,
-.56 to 1.00.)
+Every few steps the student answers the criticised prompts anew, and other questions like them than
+before; where several critiques meet, these answers are revised (`renewing.py`). When all are
+answered as they should be, those that were not taught yet as well, and the anchors have come to
+rest, or near the last step, the learning rate falls to nothing over some steps, in which what was
+jolted about settles where the anchors hold it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from statistics import mean
 
@@ -23,18 +21,13 @@ import torch
 from torch import Tensor
 
 from learnback_trainer.anchors import Anchor
-from learnback_trainer.lessons import Exercise, criticised_again, next_turn, revised
+from learnback_trainer.lessons import Exercise
 from learnback_trainer.losses import Teacher, step_loss
 from learnback_trainer.mixture import Mixture
 from learnback_trainer.pupil import Pupil
-from learnback_trainer.reader import Ids
 from learnback_trainer.rehearsal import Rehearsal, by_turns
+from learnback_trainer.renewing import in_company, renewed, windows
 from learnback_trainer.students import Method
-
-# An answer of the student may be so much longer than the longest one it should give. One that went
-# astray would else be decoded to the very limit.
-_LONGER = 2
-_LONGER_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +40,8 @@ class Recipe:
     """Exercises in a step."""
     anchors: int = 12
     """Anchors in a step."""
+    practised: int = 36
+    """Questions like the criticised ones that are practised until the next re-answering."""
     anchor_weight: float = 1.0
     """Of the anchors' mean loss, beside 1 for the exercises'."""
     renew_steps: int = 10
@@ -88,7 +83,7 @@ class Taught:
     """What the teaching came to."""
 
     exercises: list[Exercise]
-    """With the targets they have in the end."""
+    """What was to be taught, with the targets it has in the end."""
     steps: int
     lesson_loss: float
     anchor_loss: float
@@ -97,6 +92,7 @@ class Taught:
 def teach(
     pupil: Pupil,
     exercises: Sequence[Exercise],
+    practice: Sequence[Exercise],
     anchors: Sequence[Anchor],
     recipe: Recipe,
     rng: Random,
@@ -107,12 +103,17 @@ def teach(
     Args:
         pupil: The model.
         exercises: At least one.
+        practice: The same lessons on other questions, a few at a time; may be empty.
         anchors: What is to stay; may be empty.
         recipe: How.
         rng: Draws what comes in which step.
         watch: Told after each step; what it raises ends the teaching.
     """
-    now, progress = list(exercises), Progress(0, recipe.steps, 0.0, 0.0)
+    told, practised = len(exercises), windows(practice, recipe.practised)
+    company, progress = in_company([*exercises, *practice]), Progress(0, recipe.steps, 0.0, 0.0)
+    now = [*exercises, *next(practised)]
+    if company:
+        _, now = renewed(pupil, now, company, recipe.mixture.refinements)
     lessons = by_turns(range(len(now)), rng)
     count = min(recipe.lessons, len(now))
     rehearsal = Rehearsal(len(anchors), recipe.anchors, rng)
@@ -130,7 +131,8 @@ def teach(
         if step == last:
             break
         if step % recipe.renew_steps == 0:
-            answers, now = renewed(pupil, now, recipe.mixture.refinements)
+            now = [*now[:told], *next(practised)]
+            answers, now = renewed(pupil, now, company, recipe.mixture.refinements)
             pairs = zip(answers, now, strict=True)
             learned = all((answer == one.target) == one.good for answer, one in pairs)
             calm = mean(moved) <= recipe.calm_nats
@@ -138,78 +140,7 @@ def teach(
             if learned and calm and step >= recipe.least_steps:
                 last = min(last, step + recipe.settle_steps)
     pupil.together(_end)
-    return Taught(now, progress.step, progress.lesson_loss, progress.anchor_loss)
-
-
-def renewed(
-    pupil: Pupil, exercises: Sequence[Exercise], refinements: int = 1
-) -> tuple[list[Ids], list[Exercise]]:
-    """Lets the student answer the prompts, and the frozen teacher revise what was criticised.
-
-    What is practised on several critiques is revised for the present one, and for the next. Where
-    one critique stands alone there is nothing to compose, and its targets stay: the student's slips
-    on the way would be revised along, and become what it should say.
-
-    Returns:
-        The student's answers, and the exercises with what the teacher makes of them. Where the
-        answer is the target already, or the revision came to no end, the exercise stays.
-    """
-    longest = _LONGER * max(len(one.target) for one in exercises) + _LONGER_TOKENS
-    answers = pupil.answer([one.prompt for one in exercises], longest)
-    now = list(exercises)
-    places = _in_company(exercises)
-    several, given = [exercises[one] for one in places], [answers[one] for one in places]
-    shown = _revised_first(pupil, several, given, longest)
-    turned = [next_turn(one) for one in several]
-    drafts = criticised_again(turned, shown, pupil.reader)
-    again = revised(drafts, pupil, longest, refinements)
-    for place, old, new, answer in zip(places, turned, again, given, strict=True):
-        usable = _changes(old, new, answer) and _usable(new, pupil, longest)
-        now[place] = replace(old, dialogue=new.dialogue, target=new.target) if usable else old
-    return answers, now
-
-
-def _in_company(exercises: Sequence[Exercise]) -> list[int]:
-    """The places of critiques beside which others may hold for the same questions."""
-    practised = [{each.record.signal for each in one.turns} for one in exercises if one.turns]
-    critiques = {one.record.signal for one in exercises if one.dialogue}.union(*practised)
-    alone = {signal for own in practised if len(own) == 1 for signal in own}
-    together = {signal for own in practised if len(own) > 1 for signal in own}
-    company = critiques - (alone - together) if len(critiques) > 1 else set()
-    return [
-        place
-        for place, one in enumerate(exercises)
-        if one.dialogue and one.record.signal in company
-    ]
-
-
-def _revised_first(
-    pupil: Pupil, exercises: Sequence[Exercise], answers: Sequence[Ids], longest: int
-) -> list[Ids]:
-    """What is practised on several critiques, revised for the present one.
-
-    Revised for the next one too, such an answer obeys both.
-    """
-    shown = list(answers)
-    several = [place for place, one in enumerate(exercises) if len(one.turns) > 1]
-    drafts = criticised_again(
-        [exercises[place] for place in several], [answers[place] for place in several], pupil.reader
-    )
-    for place, one in zip(several, revised(drafts, pupil, longest), strict=True):
-        if _usable(one, pupil, longest):
-            shown[place] = one.target
-    return shown
-
-
-def _changes(old: Exercise, new: Exercise, answer: Ids) -> bool:
-    """Whether there is something to learn that was not before."""
-    return answer != old.target or (len(old.turns) > 1 and answer != new.target)
-
-
-def _usable(exercise: Exercise, pupil: Pupil, longest: int) -> bool:
-    text = pupil.reader.text(exercise.target)
-    fits = len(exercise.dialogue) + longest <= pupil.reader.context_tokens
-    return fits and bool(text.strip()) and pupil.reader.ended(exercise.target)
+    return Taught(now[:told], progress.step, progress.lesson_loss, progress.anchor_loss)
 
 
 class _Course:

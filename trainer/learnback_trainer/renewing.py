@@ -1,0 +1,125 @@
+"""Targets made anew while a student is taught: it answers, and the frozen teacher revises that.
+
+What one critique stands alone for has its target for good. Where several critiques may hold for the
+same questions, each must see what the others have done, or they pull apart: the student's present
+answer is revised for one of them, the revision for the next, and so on (a feasibility study:
+refinements made once gave both of two lessons together rarely).
+
+What is practised comes in windows, other questions in each, so that the student learns how such
+questions are answered, and not whose those are that it is taught; and so that there is something to
+tell how it answers what it has not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence, Set
+
+from learnback_store.records import Signal
+from learnback_trainer.lessons import Exercise, criticised_again, revised, turned
+from learnback_trainer.pupil import Pupil
+from learnback_trainer.reader import Ids
+
+# Critiques that an answer is revised for, one after the other, where more may hold for it.
+_SAID = 4
+# An answer of the student may be so much longer than the longest one it should give. One that went
+# astray would else be decoded to the very limit.
+_LONGER = 2
+_LONGER_TOKENS = 8
+
+
+def windows(practice: Sequence[Exercise], size: int) -> Iterator[list[Exercise]]:
+    """Yields some of the practice, the next ones each time, and without end.
+
+    Another of the critiques that hold for a question is the present one each time.
+
+    Args:
+        practice: Exercises.
+        size: How many come at once, where there are so many.
+    """
+    places = range(min(size, len(practice)))
+    window = 0
+    while True:
+        first = window * len(places)
+        drawn = [practice[(first + place) % len(practice)] for place in places]
+        yield [turned(one, window + place) for place, one in enumerate(drawn)]
+        window += 1
+
+
+def in_company(exercises: Sequence[Exercise]) -> frozenset[Signal]:
+    """Returns the critiques beside which others may hold for the same questions."""
+    practised = [{each.record.signal for each in one.turns} for one in exercises if one.turns]
+    critiques = {one.record.signal for one in exercises if one.dialogue}.union(*practised)
+    alone = {signal for own in practised if len(own) == 1 for signal in own}
+    together = {signal for own in practised if len(own) > 1 for signal in own}
+    return frozenset(critiques - (alone - together) if len(critiques) > 1 else ())
+
+
+def renewed(
+    pupil: Pupil, exercises: Sequence[Exercise], company: Set[Signal], refinements: int = 1
+) -> tuple[list[Ids], list[Exercise]]:
+    """Lets the student answer the prompts, and the frozen teacher revise what needs it.
+
+    A critique that stands alone keeps its targets: the student's slips on the way would be revised
+    along, and become what it should say.
+
+    Args:
+        pupil: The model.
+        exercises: What is taught.
+        company: The critiques that do not stand alone; `in_company`.
+        refinements: Revisions that the teacher makes of each.
+
+    Returns:
+        The student's answers, and the exercises with what the teacher makes of them. Where the
+        answer is the target already, or the revision came to no end, the exercise stays.
+    """
+    longest = _LONGER * max(len(one.target) for one in exercises) + _LONGER_TOKENS
+    answers = pupil.answer([one.prompt for one in exercises], longest)
+    now = list(exercises)
+    places = [
+        place
+        for place, one in enumerate(exercises)
+        if one.dialogue and one.record.signal in company
+    ]
+    said, shown = _composed(
+        pupil, [exercises[one] for one in places], [answers[one] for one in places], longest
+    )
+    drafts = criticised_again(said, shown, pupil.reader)
+    again = revised(drafts, pupil, longest, refinements)
+    for place, new in zip(places, again, strict=True):
+        old = exercises[place]
+        if _changes(old, new, answers[place]) and _usable(new, pupil, longest):
+            now[place] = new
+    return answers, now
+
+
+def _composed(
+    pupil: Pupil, exercises: Sequence[Exercise], answers: Sequence[Ids], longest: int
+) -> tuple[list[Exercise], list[Ids]]:
+    """Answers revised for all critiques that are said but the last, which is the present one then.
+
+    Where only one critique holds, its answer stays.
+    """
+    now, shown = list(exercises), list(answers)
+    for number in range(1, _SAID):
+        places = [place for place, one in enumerate(exercises) if len(one.turns) > number]
+        if not places:
+            break
+        drafts = criticised_again(
+            [now[one] for one in places], [shown[one] for one in places], pupil.reader
+        )
+        for place, new in zip(places, revised(drafts, pupil, longest), strict=True):
+            if _usable(new, pupil, longest):
+                shown[place] = new.target
+            now[place] = turned(now[place], 1)
+    return now, shown
+
+
+def _changes(old: Exercise, new: Exercise, answer: Ids) -> bool:
+    """Whether there is something to learn that was not before."""
+    return answer != old.target or (len(old.turns) > 1 and answer != new.target)
+
+
+def _usable(exercise: Exercise, pupil: Pupil, longest: int) -> bool:
+    text = pupil.reader.text(exercise.target)
+    fits = len(exercise.dialogue) + longest <= pupil.reader.context_tokens
+    return fits and bool(text.strip()) and pupil.reader.ended(exercise.target)
