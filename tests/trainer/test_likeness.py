@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from random import Random
+from statistics import mean
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from learnback_nano import world
 from learnback_trainer.likeness import ALIKE, groups, likeness
@@ -31,6 +35,28 @@ def test_what_is_alike_throughout_is_one_group() -> None:
 def test_what_is_unlike_stays_alone() -> None:
     assert len(set(groups([[1.0, FAR], [FAR, 1.0]]))) == 2
     assert groups([[1.0]]) == [0]
+
+
+@given(st.integers(1, 14), st.randoms(use_true_random=False))
+def test_groups_are_merged_by_the_likest_average(count: int, rng: Random) -> None:
+    table = [[1.0] * count for _ in range(count)]
+    for one, other in combinations(range(count), 2):
+        table[one][other] = table[other][one] = rng.uniform(ALIKE - 0.4, ALIKE + 0.4)
+    wanted = [{one} for one in range(count)]
+    while len(wanted) > 1:
+        pairs = list(combinations(wanted, 2))
+        means = [mean(table[a][b] for a in one for b in other) for one, other in pairs]
+        highest, *rest = sorted(means, reverse=True)
+        assume(all(abs(highest - one) > 1e-5 for one in (ALIKE, *rest)))
+        if highest < ALIKE:
+            break
+        one, other = pairs[means.index(highest)]
+        wanted = [each for each in wanted if each not in (one, other)] + [one | other]
+    found = groups(table)
+    assert {frozenset(one) for one in wanted} == {
+        frozenset(place for place in range(count) if found[place] == number)
+        for number in set(found)
+    }
 
 
 @pytest.mark.parametrize("seed", [100, 101])

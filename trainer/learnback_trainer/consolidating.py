@@ -3,9 +3,10 @@
 Round by round an adapter fills up, and small losses that each gate lets pass add up. So what the
 archive says is LEARNED is taught again together, and the candidate is compared with `live`: it is
 published only if it passes the gate, whose anchors are then the *base model's* answers, and if it
-holds about as much of what was learned as `live` does. Otherwise nothing changes, and it is kept
-aside. A round of n times as many lessons may take n times as many steps, and practises up to four
-times as many questions: they are about more kinds, each of which needs some.
+holds about as much of what was learned as `live` does: where it was said, and at other questions
+like those, which nobody has criticised. Otherwise nothing changes, and it is kept aside. A round of
+n times as many lessons may take n times as many steps, and has up to four times as many questions
+to practise and to be judged by: they are about more kinds, each of which needs some.
 
 Limits: lessons that contradict each other across rounds, of which the later one won, meet in one
 round here, where neither is the later; and a critique of what only a later checkpoint said can find
@@ -14,12 +15,16 @@ nothing to change in what the base model says. Both count against the candidate.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import mean
 
 from learnback_store.records import FeedbackView
+from learnback_trainer.anchors import Question
 from learnback_trainer.errors import LessonError
+from learnback_trainer.lessons import Exercise
 from learnback_trainer.proofs import adopted
 from learnback_trainer.pupil import Pupil
 from learnback_trainer.reader import Ids
@@ -27,8 +32,8 @@ from learnback_trainer.school import Curriculum, Report
 
 # So much less of what was learned than `live` a candidate may hold.
 _LESS = 0.05
-# Practice of a consolidation, in that of a round: all of it is answered anew every few steps.
-_MOST_PRACTICE = 4
+# Questions of a consolidation like the criticised ones, in those of a round: all are answered.
+_MOST_QUESTIONS = 4
 
 
 def is_due(rounds: int, every: int) -> bool:
@@ -46,29 +51,28 @@ def longer(curriculum: Curriculum, lessons: int, round_size: int) -> Curriculum:
     """
     rounds = math.ceil(lessons / round_size)
     recipe, amounts = curriculum.recipe, curriculum.amounts
+    more = min(rounds, _MOST_QUESTIONS)
     return replace(
         curriculum,
         recipe=replace(recipe, steps=recipe.steps * rounds),
-        amounts=replace(amounts, alike=amounts.alike * min(rounds, _MOST_PRACTICE)),
+        amounts=replace(amounts, alike=amounts.alike * more, judged=amounts.judged * more),
     )
 
 
-def answers_now(pupil: Pupil, views: Sequence[FeedbackView], max_tokens: int) -> dict[str, Ids]:
-    """Returns what the live model answers to the prompts of feedback, by feedback id."""
-    prompts = {}
+def answers_now(
+    pupil: Pupil, views: Sequence[FeedbackView], questions: Sequence[Question], max_tokens: int
+) -> dict[Ids, Ids]:
+    """Returns what the live model answers to the prompts of feedback, and to other questions."""
+    prompts = [one.prompt for one in questions]
     for view in views:
-        try:
-            prompts[view.feedback_id] = pupil.reader.prompt(
-                view.record.exchange, view.record.prompt_ids
-            )
-        except LessonError:
-            continue
+        with contextlib.suppress(LessonError):
+            prompts.append(pupil.reader.prompt(view.record.exchange, view.record.prompt_ids))
     with pupil.as_live():
-        answers = pupil.answer(list(prompts.values()), max_tokens)
+        answers = pupil.answer(prompts, max_tokens)
     return dict(zip(prompts, answers, strict=True))
 
 
-def compared(pupil: Pupil, report: Report, answers: Mapping[str, Ids], max_tokens: int) -> Report:
+def compared(pupil: Pupil, report: Report, answers: Mapping[Ids, Ids], max_tokens: int) -> Report:
     """Returns the report of a candidate, refused if it holds less of what was learned than `live`.
 
     Args:
@@ -79,9 +83,8 @@ def compared(pupil: Pupil, report: Report, answers: Mapping[str, Ids], max_token
     """
     if report.verdict is None:
         return report
-    known = [one for one in report.taught if one.feedback_id in answers]
-    given = [answers[one.feedback_id] for one in known]
-    held = sum(adopted(pupil, known, given, max_tokens))
+    known = [one for one in report.taught if one.prompt in answers]
+    held = sum(_obeyed(pupil, known, answers, max_tokens))
     # What could not be made a lesson of is held by `live`, for all that is known.
     left_out = len(report.outcomes) - len(report.taught)
     total = len(report.outcomes)
@@ -90,5 +93,19 @@ def compared(pupil: Pupil, report: Report, answers: Mapping[str, Ids], max_token
     reasons = report.verdict.reasons
     if own < live - _LESS:
         reasons += (f"it holds less of what was learned than live: {own:.2f}, not {live:.2f}",)
+    unseen = [one for one in report.held_out if one.prompt in answers]
+    if unseen:
+        prompts = [one.prompt for one in unseen]
+        given = dict(zip(prompts, pupil.answer(prompts, max_tokens), strict=True))
+        live, own = (mean(_obeyed(pupil, unseen, some, max_tokens)) for some in (answers, given))
+        figures |= {"reached": own, "reached_by_live": live}
+        if own < live - _LESS:
+            reasons += (f"it carries less of it to other questions: {own:.2f}, not {live:.2f}",)
     verdict = replace(report.verdict, passed=not reasons, reasons=reasons, figures=figures)
     return replace(report, verdict=verdict)
+
+
+def _obeyed(
+    pupil: Pupil, exercises: Sequence[Exercise], answers: Mapping[Ids, Ids], max_tokens: int
+) -> list[bool]:
+    return adopted(pupil, exercises, [answers[one.prompt] for one in exercises], max_tokens)

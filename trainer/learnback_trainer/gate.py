@@ -90,6 +90,8 @@ class Judgement:
 
     verdict: GateVerdict
     proofs: Mapping[str, Proof]
+    held_out: Sequence[Exercise] = ()
+    """The lessons of which the share held out speaks."""
 
     def with_figures(self, figures: Mapping[str, float]) -> Judgement:
         """Returns the same judgement with more figures, which decide nothing."""
@@ -143,7 +145,7 @@ def judge(
         figures |= _acceptance_figures(pupil, anchors, said, held.head)
     reasons = tuple(say(figures) for name, say in _complaints(budget) if name in figures)
     reasons = tuple(filter(None, reasons))
-    return Judgement(GateVerdict(not reasons, reasons, figures), proofs)
+    return Judgement(GateVerdict(not reasons, reasons, figures), proofs, said.lessons)
 
 
 def _complaints(budget: Budget) -> list[tuple[str, Callable[[Mapping[str, float]], str]]]:

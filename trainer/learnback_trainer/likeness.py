@@ -65,15 +65,22 @@ def groups(table: Sequence[Sequence[float]]) -> list[int]:
     near = torch.tensor(table)
     near.fill_diagonal_(_NEVER)
     members = {one: [one] for one in range(len(table))}
+    # Of each group the nearest other one. It is sought again only where one of the merged two was
+    # that: an average is no nearer than the nearer of the two.
+    likest, nearest = near.max(dim=1)
     while len(members) > 1:
-        first, other = divmod(int(near.argmax()), len(table))
-        if near[first, other] < ALIKE:
+        first = int(likest.argmax())
+        other = int(nearest[first])
+        if likest[first] < ALIKE:
             break
         sizes = len(members[first]), len(members[other])
         merged = (near[first] * sizes[0] + near[other] * sizes[1]) / sum(sizes)
         near[first] = near[:, first] = merged
         near[other] = near[:, other] = near[first, first] = _NEVER
         members[first] += members.pop(other)
+        stale = ((nearest == first) | (nearest == other)).nonzero().flatten().tolist()
+        stale = list({first, other, *stale})
+        likest[stale], nearest[stale] = near[stale].max(dim=1)
     found = [0] * len(table)
     for number, group in members.items():
         for one in group:

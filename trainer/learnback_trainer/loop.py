@@ -19,7 +19,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 from learnback_store.announcements import announce
 from learnback_store.archive import Archive
@@ -46,12 +48,11 @@ from learnback_trainer.consolidating import answers_now, compared, is_due, longe
 from learnback_trainer.drift import drift_of
 from learnback_trainer.erasing import Eraser
 from learnback_trainer.errors import ModelError, RoundStoppedError, TeamError
-from learnback_trainer.lessons import Exercise
 from learnback_trainer.metrics import TrainerMetrics
 from learnback_trainer.publishing import Candidate, open_pupil, publish, put_aside
 from learnback_trainer.pupil import Base, LoraShape, Pupil
 from learnback_trainer.round_trace import RoundTrace
-from learnback_trainer.school import Curriculum, Report, Sources, hold_round
+from learnback_trainer.school import Curriculum, Report, Sources, hold_round, shipped_questions
 from learnback_trainer.students import FULL_IS_LIVE, Method
 from learnback_trainer.update import Progress
 
@@ -237,8 +238,12 @@ class Trainer:
             return ""
         _log.info("consolidating %d pieces of feedback", len(views))
         tokens = self._curriculum.answer_tokens
+        shipped = shipped_questions(
+            self._base.reader, self._base.name, self._curriculum, Random(live)
+        )
+        questions = self._questions()
         with self._opened(live, self._method_of(live)) as pupil:
-            answers = answers_now(pupil, views, tokens)
+            answers = answers_now(pupil, views, [*questions, *shipped], tokens)
         this = self._archive.begin_round(
             BASE, [one.feedback_id for one in views], again=True, replaces=live
         )
@@ -248,6 +253,7 @@ class Trainer:
                 views,
                 (),
                 longer(self._curriculum, len(views), self._round_size),
+                Sources(questions, shipped),
                 lambda pupil, report: compared(pupil, report, answers, tokens),
             )
         self._views.publish(self._archive.get(one.feedback_id) for one in views)
@@ -392,8 +398,8 @@ class Trainer:
                 views,
                 batch,
                 self._curriculum,
+                Sources(self._questions(), kept=rounds.kept),
                 lambda _, report: rounds.judged(report),
-                rounds.kept,
             )
 
     def _see_through(
@@ -402,29 +408,29 @@ class Trainer:
         views: Sequence[FeedbackView],
         batch: Sequence[Delivery],
         curriculum: Curriculum,
+        sources: Sources,
         judged: Callable[[Pupil, Report], Report],
-        kept: Sequence[Exercise] = (),
     ) -> str:
-        """Sees a round that was begun to its end."""
+        """Sees a round that was begun to its end; what its parent knows is added to `sources`."""
         self._views.publish(self._archive.get(one.feedback_id) for one in views)
         self._board.begin(this)
         self._reached("begun")
         _log.info("a round about %d pieces of feedback, on %s", len(views), this.parent)
-        told, all_told = self._told(this.parent)
+        told, told_all = self._told(this.parent)
+        sources = replace(
+            sources,
+            earlier=self._earlier(),
+            weights=authors.weights(self._archive, views),
+            told=told,
+            told_all=told_all,
+            head=self._head(this.parent),
+        )
         with self._opened(this.parent, self._curriculum.recipe.method) as pupil:
             report = hold_round(
                 pupil,
                 self._base.name,
                 views,
-                Sources(
-                    self._questions(),
-                    self._earlier(),
-                    authors.weights(self._archive, views),
-                    kept,
-                    told,
-                    all_told,
-                    self._head(this.parent),
-                ),
+                sources,
                 curriculum,
                 reached=self._reached,
                 watch=self._watching(batch),

@@ -18,7 +18,7 @@ from learnback_trainer.lessons import Exercise, make_exercises, practice
 from learnback_trainer.proofs import Proof
 from learnback_trainer.pupil import NANO, Pupil
 from learnback_trainer.quarrels import outweighed
-from learnback_trainer.reader import Ids
+from learnback_trainer.reader import Ids, Reader
 from learnback_trainer.reconcile import reconcile
 from learnback_trainer.screening import Bounds, screen
 from learnback_trainer.update import Progress, Recipe, Taught, teach
@@ -52,6 +52,8 @@ class Sources:
 
     questions: Sequence[Question] = ()
     """From traffic and canaries, in order of preference."""
+    shipped: Sequence[Question] | None = None
+    """The embedded model's own; None: others are drawn for each round."""
     earlier: Sequence[FeedbackRecord] = ()
     """Feedback that was learned in earlier rounds."""
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -82,6 +84,8 @@ class Report:
     """What is learned by the lesson of another piece of feedback, and of which, by feedback id."""
     acceptance: Fitted | None = None
     """The acceptance head, if the round passed."""
+    held_out: Sequence[Exercise] = ()
+    """The same lessons on questions that were never taught."""
 
     @property
     def learned(self) -> tuple[str, ...]:
@@ -119,7 +123,9 @@ def hold_round(
     ]
     # Others are drawn each time, so that not the same few are held round after round.
     rng = Random(f"{curriculum.seed}/{len(sources.told)}")
-    shipped = _shipped(pupil, base_name, curriculum, rng)
+    shipped = sources.shipped
+    if shipped is None:
+        shipped = shipped_questions(pupil.reader, base_name, curriculum, rng)
     questions = [*sources.questions, *shipped]
     unlike = [one.prompt for one in shipped]
     others = [one.exchange for one in questions]
@@ -185,6 +191,7 @@ def hold_round(
         adopted,
         covered,
         head,
+        judgement.held_out,
     )
 
 
@@ -200,14 +207,19 @@ def _head(
     return fit_head(pupil, examples, terms, curriculum.seed)
 
 
-def _shipped(pupil: Pupil, base_name: str, curriculum: Curriculum, rng: Random) -> list[Question]:
-    """The embedded model's own questions, about all its tasks evenly; another model has none."""
+def shipped_questions(
+    reader: Reader, base_name: str, curriculum: Curriculum, rng: Random
+) -> list[Question]:
+    """Returns the embedded model's own questions, about all its tasks evenly.
+
+    Another model has none.
+    """
     if base_name != NANO:
         return []
     # More than anchors, for those like the criticised ones are practised on, others each time; and
     # where facts are corrected, others like them must be held one by one.
     count = _SHIPPED * curriculum.amounts.questions
-    return anchoring.shipped_questions(count, rng, pupil.reader)
+    return anchoring.shipped_questions(count, rng, reader)
 
 
 def _anchors(
