@@ -430,10 +430,10 @@ def test_after_a_round_the_asked_for_scores_higher_than_the_criticised(base: Bas
 
 def test_the_gate_refuses_what_the_live_head_would_not_accept(base: Base) -> None:
     record = criticism("emoji", "note", Random(5))
-    amounts = Amounts(questions=48, dialogues=0, alike=0)
+    amounts = Amounts(questions=96, dialogues=0, alike=0)
     with Pupil(base, None) as pupil:
         rng = Random(0)
-        questions = shipped_questions(60, rng, pupil.reader)
+        questions = shipped_questions(120, rng, pupil.reader)
         made = make_exercises(views([record]), pupil, ANSWER_TOKENS).made
         anchors = make_anchors(
             pupil, made, questions, [], amounts=amounts, max_tokens=ANSWER_TOKENS, rng=rng

@@ -5,27 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from learnback_nano import world
 from learnback_server.engine.weights import load_full
 from learnback_store.archive import Archive
 from learnback_store.checkpoints import CheckpointState, CheckpointStore
 from learnback_store.connection import Client
 from learnback_store.keys import Keys
-from learnback_store.manifest import BASE, CheckpointKind
-from learnback_store.records import FeedbackRecord, FeedbackState
+from learnback_store.manifest import BASE, CheckpointKind, GateVerdict
+from learnback_store.records import Exchange, FeedbackRecord, FeedbackState, Message, Role
+from learnback_store.rounds import Outcome
 from learnback_trainer.anchors import Amounts
-from learnback_trainer.consolidating import is_due, longer
+from learnback_trainer.consolidating import compared, is_due, longer
 from learnback_trainer.errors import ModelError
 from learnback_trainer.gate import Budget
+from learnback_trainer.lessons import make_exercises, practice
 from learnback_trainer.loop import Trainer
 from learnback_trainer.publishing import open_pupil
 from learnback_trainer.pupil import Base, LoraShape, Pupil
-from learnback_trainer.school import Curriculum
+from learnback_trainer.school import Curriculum, Report
 from learnback_trainer.students import Method
 from learnback_trainer.update import Recipe
-from tests.trainer.critics import correction, submit
+from tests.trainer.critics import ANSWER_TOKENS, correction, criticism, submit, views
 
 CURRICULUM = Curriculum(
     Recipe(steps=25, settle_steps=5), Budget(), Amounts(0, 0, 0), answer_tokens=24, seed=0
@@ -122,6 +126,40 @@ def test_more_lessons_have_more_steps_and_more_practice(
     found = longer(curriculum, lessons, round_size=4)
     assert (found.recipe.steps, found.amounts.alike) == (steps, alike)
     assert found.amounts.judged == Amounts().judged * alike // 10
+
+
+@pytest.mark.parametrize("as_live", [True, False])
+def test_a_candidate_is_compared_at_questions_that_nobody_criticised(
+    base: Base, as_live: bool
+) -> None:
+    rng = Random(5)
+    said = [criticism("emoji", "note", rng, "Please add an emoji.")]
+    asked = [world.sample("note", rng, "seen") for _ in range(4)]
+    with Pupil(base, None) as pupil:
+        [told] = make_exercises(views(said), pupil, ANSWER_TOKENS).made
+        questions = []
+        for one in asked:
+            exchange = Exchange(world.render(one), (Message(Role.USER, one.prompt),))
+            questions.append((exchange, pupil.reader.prompt(exchange), [told]))
+        held_out = practice(questions, pupil, ANSWER_TOKENS)
+        assert len(held_out) == len(asked)
+        # The candidate says what the base model says; live has learned it, or has not either.
+        answers = {one.prompt: one.target for one in held_out}
+        if as_live:
+            prompts = list(answers)
+            answers = dict(zip(prompts, pupil.answer(prompts, ANSWER_TOKENS), strict=True))
+        answers[told.prompt] = told.target
+        outcome = Outcome(told.feedback_id, FeedbackState.LEARNED)
+        report = Report((outcome,), GateVerdict(True, (), {}), taught=(told,), held_out=held_out)
+        verdict = compared(pupil, report, answers, ANSWER_TOKENS).verdict
+    assert verdict is not None
+    assert verdict.figures["held"] == verdict.figures["held_by_live"] == 1
+    assert verdict.figures["reached"] == 0
+    assert verdict.figures["reached_by_live"] == (0 if as_live else 1)
+    assert verdict.passed == as_live
+    assert verdict.reasons == (
+        () if as_live else ("it carries less of it to other questions: 0.00, not 1.00",)
+    )
 
 
 @pytest.mark.slow

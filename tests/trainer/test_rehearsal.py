@@ -16,7 +16,7 @@ from learnback_trainer.rehearsal import Rehearsal, by_turns
 def test_a_step_has_each_anchor_once_and_all_come_round(
     anchors: int, count: int, data: st.DataObject
 ) -> None:
-    rehearsal = Rehearsal(anchors, count, Random(0))
+    rehearsal = Rehearsal([None if place % 3 else 0 for place in range(anchors)], count, Random(0))
     nats = st.floats(0, 10)
     seen = set[int]()
     for _ in range(2 * anchors):
@@ -29,7 +29,7 @@ def test_a_step_has_each_anchor_once_and_all_come_round(
 
 
 def test_what_has_moved_comes_again_until_it_is_back() -> None:
-    rehearsal = Rehearsal(100, 6, Random(0))
+    rehearsal = Rehearsal([None] * 100, 6, Random(0))
     strayed = rehearsal.next()[0]
     nats = dict.fromkeys(range(100), 0.0) | {strayed: 0.5}
     rehearsal.note([strayed], [0.5])
@@ -45,13 +45,24 @@ def test_what_has_moved_comes_again_until_it_is_back() -> None:
 
 
 def test_the_mean_is_of_those_that_came_by_turns() -> None:
-    rehearsal = Rehearsal(100, 6, Random(0))
+    rehearsal = Rehearsal([None] * 100, 6, Random(0))
     first = rehearsal.next()
     rehearsal.note(first, [1.0] * 6)
     second = rehearsal.next()
     again = [0.9 if place in first else 0.0 for place in second]
     assert sum(place in first for place in second) >= 2
-    assert rehearsal.note(second, again) == pytest.approx(sum(again[:4]) / 4)
+    assert rehearsal.note(second, again) == pytest.approx(sum(again[:3]) / 3)
+
+
+def test_what_has_moved_brings_others_of_its_kind() -> None:
+    rehearsal = Rehearsal([place % 10 for place in range(100)], 8, Random(0))
+    rehearsal.note(range(100), [0.5 if place == 33 else 0.0 for place in range(100)])
+    seen = set[int]()
+    for _ in range(10):
+        places = rehearsal.next()
+        assert 33 in places
+        seen |= {place for place in places if place % 10 == 3}
+    assert len(seen) == 10
 
 
 def test_turns_begin_anew_when_all_had_theirs() -> None:

@@ -47,6 +47,8 @@ from learnback_trainer.reader import Ids, Reader
 from learnback_trainer.rewordings import Rewordings, rewordings
 from learnback_trainer.students import Frozen
 
+# Of the questions that should stay as they are, one in so many is for the gate.
+_JUDGED = 4
 # Of the questions like criticised ones, one in so many is for the gate, until it has enough.
 _ALIKE_JUDGED = 4
 # Of the questions like a corrected one whose answer is held by another, one in so many is kept for
@@ -77,6 +79,8 @@ class Anchor:
     """Whose answer it is."""
     live: Ids = ()
     """What the live model answers, if that may be something else."""
+    kind: int | None = None
+    """Number of the group of like questions that it is of; None: it is like no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ class Told:
 class Amounts:
     """How many of each there should be, where there are so many."""
 
-    questions: int = 144
+    questions: int = 288
     dialogues: int = 64
     alike: int = 228
     """Questions like the criticised ones."""
@@ -268,15 +272,21 @@ def make_anchors(
             (near[: amounts.beside], found.untold),
         )
     )
-    others = [one for one in others if one.by is Frozen.LIVE or one.prompt not in found.criticised]
+    others = [
+        replace(one, kind=found.group[one.prompt])
+        for one in others
+        if one.by is Frozen.LIVE or one.prompt not in found.criticised
+    ]
     answered = [(one.prompt, one.live or one.answer) for one in facts]
     again = rewordings(pupil, exercises, answered, max_tokens)
     rehearsed, judged = _each_held([one for one in facts if one.prompt not in again.prompts])
     like = _with_answers(pupil, found.alike[: amounts.alike], max_tokens)
     kept = range(len(like))[::_ALIKE_JUDGED][: amounts.judged]
     return Anchors(
-        rehearsed=others[::2] + revisions[::2] + rehearsed,
-        questions=others[1::2] + judged,
+        rehearsed=[one for place, one in enumerate(others) if place % _JUDGED]
+        + revisions[::2]
+        + rehearsed,
+        questions=others[::_JUDGED] + judged,
         dialogues=revisions[1::2],
         practice=[one for place, one in enumerate(like) if place not in kept],
         alike=[like[place] for place in kept],
@@ -296,6 +306,8 @@ class _Sorted:
     """Like criticised ones, and whose critiques hold for them too."""
     criticised: frozenset[Ids] = frozenset()
     """Those of a kind that was criticised in an earlier round, but for canaries."""
+    group: dict[Ids, int] = field(default_factory=dict)
+    """Of each question, the number of those like it."""
     untold: frozenset[Ids] = frozenset()
     """Those like nothing that the live model was ever told about, not even by a single pair: what
     was learned must not be undone because its group fell apart."""
@@ -319,7 +331,7 @@ def _sorted_out(
     # What is right for one question is wrong for the next: a correction reaches no others.
     general = [place for place, one in enumerate(taught) if one.dialogue]
     corrected = {group[place] for place, one in enumerate(taught) if not one.dialogue}
-    found = _Sorted()
+    found = _Sorted(group=dict(zip(prompts, group, strict=True)))
     for place, question in _by_turns(others, group[len(taught) :], len(taught)):
         near = [one for one in general if group[one] == group[place]]
         if near and not question.canary:

@@ -2,19 +2,23 @@
 
 A lesson does not pull at all anchors alike. Most stay where they are by themselves, a few go along
 with it, and by turns alone those are held a few times in a round, which may not be enough: a
-corrected capital took the one with it whose answer it had been given by mistake. So a part of each
-step goes to those that had moved furthest when they were last looked at. (Replay by priority:
-Schaul et al. 2016, of what interferes: Aljundi et al. 2019.)
+corrected capital took the one with it whose answer it had been given by mistake. So half of each
+step goes to those that had moved furthest when they were last looked at, each followed by another
+one of its kind: what moves one note moves others. All are looked at every few steps (`update.py`),
+for by turns it would take a round to find them. (Replay by priority: Schaul et al. 2016, of what
+interferes: Aljundi et al. 2019.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from itertools import islice
 from random import Random
 from typing import TypeVar
 
 # Of the anchors of a step, one in so many is taken by how far it had moved.
-_BY_MOVE = 3
+_BY_MOVE = 2
 # Anchors that have moved by no more nats a token are where they should be.
 _STILL_NATS = 1e-3
 
@@ -25,15 +29,20 @@ class Rehearsal:
     """Draws places of anchors.
 
     Args:
-        anchors: How many there are.
+        kinds: Of each anchor; None: of a kind of its own.
         count: How many a step rehearses.
         rng: Decides on the turns.
     """
 
-    def __init__(self, anchors: int, count: int, rng: Random) -> None:
-        self._by_turns = min(count, anchors) - min(count, anchors) // _BY_MOVE
-        self._count = min(count, anchors)
-        self._turns = by_turns(range(anchors), rng)
+    def __init__(self, kinds: Sequence[Hashable], count: int, rng: Random) -> None:
+        self._count = min(count, len(kinds))
+        self._by_turns = self._count - self._count // _BY_MOVE
+        self._turns = by_turns(range(len(kinds)), rng)
+        members = defaultdict[Hashable, list[int]](list)
+        for place, kind in enumerate(kinds):
+            members[kind].append(place)
+        own = {kind: by_turns(some, rng) for kind, some in members.items() if kind is not None}
+        self._of_kind = [own.get(kind, iter(())) for kind in kinds]
         self._moved: dict[int, float] = {}
 
     def next(self) -> list[int]:
@@ -41,9 +50,11 @@ class Rehearsal:
         drawn = [next(self._turns) for _ in range(self._by_turns)]
         furthest = sorted(self._moved, key=self._moved.__getitem__, reverse=True)
         taken = dict.fromkeys(drawn)
-        for place in furthest[: self._count]:
+        for place in furthest:
             if len(taken) < self._count:
                 taken.setdefault(place)
+            if len(taken) < self._count:
+                taken.update(dict.fromkeys(islice(self._of_kind[place], 1)))
         while len(taken) < self._count:
             taken.setdefault(next(self._turns))
         return list(taken)

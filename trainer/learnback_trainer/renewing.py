@@ -21,6 +21,8 @@ from learnback_trainer.reader import Ids
 
 # Critiques that an answer is revised for, one after the other, where more may hold for it.
 _SAID = 4
+# Critiques in a row that find nothing to change, after which no more are said.
+_CONTENT = 2
 # An answer of the student may be so much longer than the longest one it should give. One that went
 # astray would else be decoded to the very limit.
 _LONGER = 2
@@ -80,38 +82,51 @@ def renewed(
         for place, one in enumerate(exercises)
         if one.dialogue and one.record.signal in company
     ]
-    said, shown = _composed(
-        pupil, [exercises[one] for one in places], [answers[one] for one in places], longest
+    composed = _composed(
+        pupil,
+        [exercises[one] for one in places],
+        [answers[one] for one in places],
+        longest,
+        refinements,
     )
-    drafts = criticised_again(said, shown, pupil.reader)
-    again = revised(drafts, pupil, longest, refinements)
-    for place, new in zip(places, again, strict=True):
-        old = exercises[place]
-        if _changes(old, new, answers[place]) and _usable(new, pupil, longest):
+    for place, new in zip(places, composed, strict=True):
+        if _changes(exercises[place], new, answers[place]):
             now[place] = new
     return answers, now
 
 
 def _composed(
-    pupil: Pupil, exercises: Sequence[Exercise], answers: Sequence[Ids], longest: int
-) -> tuple[list[Exercise], list[Ids]]:
-    """Answers revised for all critiques that are said but the last, which is the present one then.
+    pupil: Pupil,
+    exercises: Sequence[Exercise],
+    answers: Sequence[Ids],
+    longest: int,
+    refinements: int,
+) -> list[Exercise]:
+    """Exercises whose targets are answers revised for one critique after the other.
 
-    Where only one critique holds, its answer stays.
+    Where two in a row find nothing to change, nothing is left to be said. What came to no end is
+    not shown to the next one.
     """
     now, shown = list(exercises), list(answers)
-    for number in range(1, _SAID):
-        places = [place for place, one in enumerate(exercises) if len(one.turns) > number]
+    content = [0] * len(now)
+    for said in range(_SAID):
+        places = [
+            place
+            for place, one in enumerate(exercises)
+            if content[place] < _CONTENT and said < max(1, len(one.turns))
+        ]
         if not places:
             break
         drafts = criticised_again(
-            [now[one] for one in places], [shown[one] for one in places], pupil.reader
+            [turned(exercises[one], said) for one in places],
+            [shown[one] for one in places],
+            pupil.reader,
         )
-        for place, new in zip(places, revised(drafts, pupil, longest), strict=True):
+        for place, new in zip(places, revised(drafts, pupil, longest, refinements), strict=True):
             if _usable(new, pupil, longest):
-                shown[place] = new.target
-            now[place] = turned(now[place], 1)
-    return now, shown
+                content[place] = content[place] + 1 if new.target == shown[place] else 0
+                now[place], shown[place] = new, new.target
+    return now
 
 
 def _changes(old: Exercise, new: Exercise, answer: Ids) -> bool:

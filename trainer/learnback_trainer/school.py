@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 # Questions beside which it is seen which of the criticised ones are alike.
 _FOR_LIKENESS = 64
 # Shipped questions for each that is to be an anchor.
-_SHIPPED = 8
+_SHIPPED = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,8 @@ class Recipe:
     """Steps before which it is not over, however well the criticised prompts are answered: the
     lesson has to reach questions like them."""
     calm_nats: float = 0.003
-    """It is not over either while anchors are still further from where they were, nats a token in
-    the mean since the last re-answering."""
+    """It is not over either while anchors are further from where they were, nats a token in the
+    mean of all."""
     settle_steps: int = 15
     """The last steps, over which the learning rate falls to nothing."""
     max_gradient: float = 1.0
@@ -116,17 +116,15 @@ def teach(
         _, now = renewed(pupil, now, company, recipe.mixture.refinements)
     lessons = by_turns(range(len(now)), rng)
     count = min(recipe.lessons, len(now))
-    rehearsal = Rehearsal(len(anchors), recipe.anchors, rng)
+    rehearsal = Rehearsal([one.kind for one in anchors], recipe.anchors, rng)
     pupil.together(_begin, recipe)
     last = recipe.steps
-    moved: list[float] = []
     for step in range(1, recipe.steps + 1):
         rate = recipe.learning_rate_at(step, last)
         drawn = [now[next(lessons)] for _ in range(count)]
         places = rehearsal.next()
         loss, nats = pupil.together(_step, drawn, [anchors[one] for one in places], rate)
         progress = Progress(step, recipe.steps, loss, rehearsal.note(places, nats))
-        moved.append(progress.anchor_loss)
         watch(progress)
         if step == last:
             break
@@ -135,8 +133,9 @@ def teach(
             answers, now = renewed(pupil, now, company, recipe.mixture.refinements)
             pairs = zip(answers, now, strict=True)
             learned = all((answer == one.target) == one.good for answer, one in pairs)
-            calm = mean(moved) <= recipe.calm_nats
-            moved.clear()
+            strayed = pupil.together(_look, anchors)
+            rehearsal.note(range(len(anchors)), strayed)
+            calm = not strayed or mean(strayed) <= recipe.calm_nats
             if learned and calm and step >= recipe.least_steps:
                 last = min(last, step + recipe.settle_steps)
     pupil.together(_end)
@@ -171,6 +170,12 @@ class _Course:
         lessons, *moved = figures.tolist()
         return lessons, moved
 
+    def look(self, anchors: Sequence[Anchor]) -> list[float]:
+        """Returns how far each anchor has moved, in nats a token."""
+        expected = self._teacher.holds(anchors)
+        found = self._pupil.distributions([(one.prompt, one.answer) for one in anchors])
+        return [float(one.loss(own)) for one, own in zip(expected, found, strict=True)]
+
     def _move(self, loss: Tensor) -> None:
         weights = self._pupil.weights()
         self._optimiser.zero_grad()
@@ -189,6 +194,11 @@ def _step(
 ) -> tuple[float, list[float]]:
     course: _Course = pupil.course
     return course.step(exercises, anchors, learning_rate)
+
+
+def _look(pupil: Pupil, anchors: Sequence[Anchor]) -> list[float]:
+    course: _Course = pupil.course
+    return course.look(anchors)
 
 
 def _end(pupil: Pupil) -> None:
