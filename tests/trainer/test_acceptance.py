@@ -447,9 +447,7 @@ def test_the_gate_refuses_what_the_live_head_would_not_accept(base: Base) -> Non
         head, _ = fitted(states, labels, torch.arange(len(labels)) % 5)
         budget = Budget(adoption=0, anchor_nats=99, changed=1, revision=0)
         before = judge(pupil, made, anchors, Held(head=head), budget, ANSWER_TOKENS)
-        spoilt = [
-            dataclasses.replace(made[0], prompt=prompt, target=answer) for prompt, answer in mangled
-        ]
+        spoilt = [Exercise(record, Objective.SFT, prompt, answer) for prompt, answer in mangled]
         teach(pupil, spoilt, [], [], Recipe(steps=40), Random(0))
         after = judge(pupil, made, anchors, Held(head=head), budget, ANSWER_TOKENS)
         blind = judge(pupil, made, anchors, Held(), budget, ANSWER_TOKENS)
