@@ -172,9 +172,12 @@ class _Course:
 
     def look(self, anchors: Sequence[Anchor]) -> list[float]:
         """Returns how far each anchor has moved, in nats a token."""
-        expected = self._teacher.holds(anchors)
-        found = self._pupil.distributions([(one.prompt, one.answer) for one in anchors])
-        return [float(one.loss(own)) for one, own in zip(expected, found, strict=True)]
+        own = self._pupil.team.share(anchors)
+        with self._pupil.evenly():
+            expected = self._teacher.holds(own)
+            found = self._pupil.distributions([(one.prompt, one.answer) for one in own])
+        nats = [float(one.loss(now)) for one, now in zip(expected, found, strict=True)]
+        return list(self._pupil.team.joined(nats))
 
     def _move(self, loss: Tensor) -> None:
         weights = self._pupil.weights()
