@@ -41,10 +41,11 @@ _Pupil = TypeVar("_Pupil", bound="Pupil")
 NANO = "nano"
 """Stands for the embedded model, which is a folder inside a package rather than a name."""
 
-# Sequences that go through the model at once while nothing is learned. At 500 tokens and a
-# vocabulary of 150,000 in float32, eight of them make 2.4 GB of logits.
-_FORWARD_BATCH = 8
-# Sequences that answer at once; while decoding, only the last token has logits.
+# Logits that are made at once while nothing is learned; in float32 they take 1.2 GB. With a
+# vocabulary of 150,000 that is four answers of 500 tokens.
+_MOST_LOGITS = 300_000_000
+# Sequences that go through the model at once while nothing is learned; while decoding, only the
+# last token has logits.
 _ANSWER_BATCH = 64
 # Layers in which it is looked at what prompts have in common, if there are so many.
 _MEANING_LAYERS = 8
@@ -327,22 +328,39 @@ class Pupil:
     @_frozen
     def losses(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[float]:
         """Returns the negative log-likelihood of given answers, in nats a token."""
-        found = []
-        for start in range(0, len(pairs), _FORWARD_BATCH):
-            batch = pairs[start : start + _FORWARD_BATCH]
-            for logits, (_, answer) in zip(self.logits(batch), batch, strict=True):
-                target = torch.tensor(answer, device=logits.device)
-                found.append(float(torch.nn.functional.cross_entropy(logits, target)))
-        return found
+        found: dict[int, float] = {}
+        for places in self._batches(pairs):
+            batch = [pairs[place] for place in places]
+            for place, logits in zip(places, self.logits(batch), strict=True):
+                target = torch.tensor(pairs[place][1], device=logits.device)
+                found[place] = float(torch.nn.functional.cross_entropy(logits, target))
+        return [found[place] for place in range(len(pairs))]
 
     @_frozen
     def distributions(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[Tensor]:
         """Returns log-probabilities at each token of given answers, shaped as `logits` does."""
-        found = []
-        for start in range(0, len(pairs), _FORWARD_BATCH):
-            logits = self.logits(pairs[start : start + _FORWARD_BATCH])
-            found += [one.log_softmax(dim=-1) for one in logits]
-        return found
+        found: dict[int, Tensor] = {}
+        for places in self._batches(pairs):
+            logits = self.logits([pairs[place] for place in places])
+            found |= zip(places, (one.log_softmax(dim=-1) for one in logits), strict=True)
+        return [found[place] for place in range(len(pairs))]
+
+    def _batches(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[list[int]]:
+        """Places of rows that go through the model at once, those alike in length together."""
+        order = sorted(range(len(pairs)), key=lambda one: sum(map(len, pairs[one])))
+        vocabulary = self._model.config.get_text_config().vocab_size
+        batches: list[list[int]] = []
+        longest = 0
+        for place in order:
+            longest = max(longest, len(pairs[place][1]) + 1)
+            own = batches[-1] if batches else []
+            size = len(own) + 1
+            if own and size <= _ANSWER_BATCH and size * longest * vocabulary <= _MOST_LOGITS:
+                own.append(place)
+            else:
+                batches.append([place])
+                longest = len(pairs[place][1]) + 1
+        return batches
 
     @_frozen
     def meaning(self, prompts: Sequence[Ids]) -> Tensor:
@@ -374,8 +392,8 @@ class Pupil:
         rows = [prompt + answer for prompt, answer in pairs]
         found: dict[int, Tensor] = {}
         order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-        for start in range(0, len(order), _FORWARD_BATCH):
-            places = order[start : start + _FORWARD_BATCH]
+        for start in range(0, len(order), _ANSWER_BATCH):
+            places = order[start : start + _ANSWER_BATCH]
             layers, _ = self._states([rows[place] for place in places])
             found |= zip(places, layers[-1][:, -1].float(), strict=True)
         return torch.stack([found[place] for place in range(len(rows))])
