@@ -13,9 +13,9 @@ is not lost by that, since it stands in the answer that is revised.
 
 One critique alone teaches little about other questions, so it is practised: the live model answers
 questions like the criticised one, these answers are revised for the same critique, and the
-revisions are learned too. Where several critiques hold, each question is given now one and now
-another, said of what the student answers by then, so that they come to be obeyed together. Other
-feedback is not practised: what is right for one question is wrong for the next.
+revisions are learned too. Where critiques of several kinds hold, one of each is said of every
+question, so that they come to be obeyed together (`renewing.py`). Other feedback is not practised:
+what is right for one question is wrong for the next.
 
 What several people said of one answer is made into exercises each by itself here; `reconcile.py`
 tells which of them are taught.
@@ -24,6 +24,7 @@ tells which of them are taught.
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -50,6 +51,8 @@ NO_REVISION = "shown the criticism, the model gives no answer that comes to an e
 TOO_LONG = "the exchange is too long for the model"
 NEITHER = "a rating of 0 says neither good nor bad"
 BOTH_THE_SAME = "the preferred answer and the other are the same"
+# Questions on which it is tried which critiques ask for the same.
+_TRIED = 2
 SWITCHED_OFF = "the trainer is configured to give this kind of feedback no weight"
 
 
@@ -249,16 +252,64 @@ def practice(
     Returns:
         Those that the base model can revise, which are fewer.
     """
+    asked = list(questions)
+    kinds = _kinds(asked, pupil, max_tokens)
     drafts = []
-    for exchange, prompt, exercises in questions:
-        turns = tuple({one.record.signal: one for one in reversed(exercises)}.values())[::-1]
-        record = replace(turns[0].record, exchange=exchange, prompt_ids=prompt)
-        if isinstance(record.signal, Critique):
-            with contextlib.suppress(LessonError):
-                draft = _draft(record, pupil.reader, max_tokens, Mixture(turns[0].objective))
-                drafts.append(replace(draft, weight=turns[0].weight, turns=turns))
+    for place, (exchange, prompt, exercises) in enumerate(asked):
+        same = kinds[_names(exercises)]
+        turns = tuple(members[place % len(members)] for members in same)
+        drafts += _said_of(exchange, prompt, turns, pupil.reader, max_tokens)
     made = revised(drafts, pupil, max_tokens)
     return [one for one in made if not _unteachable(one, pupil.reader)]
+
+
+def _kinds(
+    questions: Sequence[tuple[Exchange, Ids, Sequence[Exercise]]], pupil: Pupil, max_tokens: int
+) -> dict[frozenset[str], list[list[Exercise]]]:
+    """Which critiques ask for the same: those that two questions' answers are revised alike for.
+
+    Returns:
+        For the ids of those that hold for some questions, the critiques of each kind.
+    """
+    tried: dict[frozenset[str], list[tuple[Exchange, Ids, Sequence[Exercise]]]] = defaultdict(list)
+    for question in questions:
+        tried[_names(question[2])].append(question)
+    drafts = {
+        (one.feedback_id, prompt): draft
+        for some in tried.values()
+        for exchange, prompt, exercises in some[:_TRIED]
+        for one in exercises
+        for draft in _said_of(exchange, prompt, [one], pupil.reader, max_tokens)
+    }
+    made = dict(zip(drafts, revised(list(drafts.values()), pupil, max_tokens), strict=True))
+    found = {}
+    for names, some in tried.items():
+        kinds = defaultdict[tuple[Ids, ...], list[Exercise]](list)
+        for one in some[0][2]:
+            seen = [made.get((one.feedback_id, prompt)) for _, prompt, _ in some[:_TRIED]]
+            kinds[tuple(each.target if each else () for each in seen)].append(one)
+        found[names] = list(kinds.values())
+    return found
+
+
+def _names(exercises: Sequence[Exercise]) -> frozenset[str]:
+    return frozenset(one.feedback_id for one in exercises)
+
+
+def _said_of(
+    exchange: Exchange,
+    prompt: Ids,
+    turns: Sequence[Exercise],
+    reader: Reader,
+    max_tokens: int,
+) -> list[Exercise]:
+    """The exercise in which the first critique is said of another answer, if there is room."""
+    record = replace(turns[0].record, exchange=exchange, prompt_ids=prompt)
+    if isinstance(record.signal, Critique):
+        with contextlib.suppress(LessonError):
+            draft = _draft(record, reader, max_tokens, Mixture(turns[0].objective))
+            return [replace(draft, weight=turns[0].weight, turns=tuple(turns))]
+    return []
 
 
 def _unteachable(exercise: Exercise, reader: Reader) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence, Set
 
 from learnback_store.records import Signal
-from learnback_trainer.lessons import Exercise, criticised_again, revised, turned
+from learnback_trainer.lessons import Exercise, criticised_again, given, revised, turned
 from learnback_trainer.pupil import Pupil
 from learnback_trainer.reader import Ids
 
@@ -85,7 +85,7 @@ def renewed(
     composed = _composed(
         pupil,
         [exercises[one] for one in places],
-        [answers[one] for one in places],
+        [_shown(exercises[one], answers[one], pupil) for one in places],
         longest,
         refinements,
     )
@@ -93,6 +93,13 @@ def renewed(
         if _changes(exercises[place], new, answers[place]):
             now[place] = new
     return answers, now
+
+
+def _shown(exercise: Exercise, answer: Ids, pupil: Pupil) -> Ids:
+    """The answer that critiques are said of: of what is practised the live model's."""
+    if not exercise.turns:
+        return answer
+    return given(exercise.record, pupil.reader)
 
 
 def _composed(
