@@ -13,8 +13,8 @@ where it still answers as the *base model* does, or was never told otherwise abo
 kind, the base is the measure, and always in dialogues: what little each round costs must not add up
 from round to round. Where answers of a kind were criticised, only those are held that are no longer
 the base's, for the others would pull them back. A corrected question in other words is not held
-either (`rewordings.py`). Half of the anchors are rehearsed while teaching (`rehearsal.py`); the
-other half is only looked at by the gate.
+either (`rewordings.py`). Three in four anchors are rehearsed while teaching (`rehearsal.py`); the
+fourth is only looked at by the gate.
 
 Another base model than nano has no shipped prompts: until there is traffic, only canaries and the
 round's own dialogues hold it.
@@ -47,8 +47,11 @@ from learnback_trainer.reader import Ids, Reader
 from learnback_trainer.rewordings import Rewordings, rewordings
 from learnback_trainer.students import Frozen
 
-# Of the questions that should stay as they are, one in so many is for the gate.
+# Of the questions that should stay as they are, and of the dialogues, one in so many is for the
+# gate.
 _JUDGED = 4
+# The kind of all dialogues; groups of questions count from 0 on.
+_REVISING = -1
 # Of the questions like criticised ones, one in so many is for the gate, until it has enough.
 _ALIKE_JUDGED = 4
 # Of the questions like a corrected one whose answer is held by another, one in so many is kept for
@@ -110,7 +113,7 @@ class Amounts:
     """How many of each there should be, where there are so many."""
 
     questions: int = 288
-    dialogues: int = 64
+    dialogues: int = 128
     alike: int = 228
     """Questions like the criticised ones."""
     judged: int = 12
@@ -272,6 +275,7 @@ def make_anchors(
             (near[: amounts.beside], found.untold),
         )
     )
+    revisions = [replace(one, kind=_REVISING) for one in revisions]
     others = [
         replace(one, kind=found.group[one.prompt])
         for one in others
@@ -283,11 +287,12 @@ def make_anchors(
     like = _with_answers(pupil, found.alike[: amounts.alike], max_tokens)
     kept = range(len(like))[::_ALIKE_JUDGED][: amounts.judged]
     return Anchors(
-        rehearsed=[one for place, one in enumerate(others) if place % _JUDGED]
-        + revisions[::2]
+        rehearsed=[
+            one for some in (others, revisions) for place, one in enumerate(some) if place % _JUDGED
+        ]
         + rehearsed,
         questions=others[::_JUDGED] + judged,
-        dialogues=revisions[1::2],
+        dialogues=revisions[::_JUDGED],
         practice=[one for place, one in enumerate(like) if place not in kept],
         alike=[like[place] for place in kept],
         reworded=again,
