@@ -169,7 +169,9 @@ class Running:
 
     def answer(self, request: GenerationRequest) -> Answer:
         """Waits for the answer to a request that has been submitted."""
-        answer = self.answers[request.generation_id]
+        # Both threads make what is missing: without the lock, one would speak to what the other lost.
+        with self._said:
+            answer = self.answers[request.generation_id]
         self.wait_until(lambda: answer.over)
         return answer
 
