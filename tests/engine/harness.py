@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,6 +132,14 @@ RECORDS: list[StepTrace] = []
 """Recorded steps of all engines here; each network is compared with them all the same."""
 
 
+class _Answers(dict[str, Answer]):
+    """Answers by generation; whoever asks for one first makes it, be it the engine's thread."""
+
+    def __missing__(self, generation_id: str) -> Answer:
+        # A defaultdict may keep the one answer and hand out the other; this keeps the first.
+        return self.setdefault(generation_id, Answer())
+
+
 class Running:
     """An engine, started on entry and stopped on exit, with everything that it has said."""
 
@@ -142,7 +149,7 @@ class Running:
         """With records of other engines, unless a test brings its own."""
         records = RECORDS if records is None else records
         self.engine = Engine(model, EngineOptions(**options), self._publish, records=records)
-        self.answers: defaultdict[str, Answer] = defaultdict(Answer)
+        self.answers = _Answers()
         self.on_publish: Callable[[], None] = lambda: None
         self._said = threading.Condition()
 
@@ -169,9 +176,7 @@ class Running:
 
     def answer(self, request: GenerationRequest) -> Answer:
         """Waits for the answer to a request that has been submitted."""
-        # Both threads make what is missing: without the lock, one would speak to what the other lost.
-        with self._said:
-            answer = self.answers[request.generation_id]
+        answer = self.answers[request.generation_id]
         self.wait_until(lambda: answer.over)
         return answer
 
