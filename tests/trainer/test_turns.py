@@ -60,6 +60,24 @@ def test_one_critique_has_no_turns(base: Base) -> None:
     assert turned(only, 1) is only
 
 
+def test_of_critiques_that_ask_for_the_same_one_is_said(base: Base) -> None:
+    rng = Random(3)
+    words = (SMILE, GREET, "You did not smile!", "Use a smiley face at the end.")
+    said = [criticism("hello" if one is GREET else "emoji", "note", rng, one) for one in words]
+    with Pupil(base, None) as pupil:
+        told = make_exercises(views(said), pupil, ANSWER_TOKENS).made
+        questions = []
+        for _ in range(6):
+            item = world.sample("note", rng, "seen")
+            exchange = Exchange(world.render(item), (Message(Role.USER, item.prompt),))
+            questions.append((exchange, pupil.reader.prompt(exchange), told))
+        practised = practice(questions, pupil, ANSWER_TOKENS)
+    assert len(practised) == 6
+    turns = [[turn.record.signal.text for turn in one.turns] for one in practised]  # type: ignore[union-attr]
+    assert all(len(one) == 2 and GREET in one for one in turns)
+    assert {text for one in turns for text in one} == set(words)
+
+
 def test_what_is_practised_on_two_critiques_is_revised_for_both(base: Base) -> None:
     with Pupil(base, None) as pupil:
         practised = _practised(pupil)

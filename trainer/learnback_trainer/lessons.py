@@ -51,9 +51,10 @@ NO_REVISION = "shown the criticism, the model gives no answer that comes to an e
 TOO_LONG = "the exchange is too long for the model"
 NEITHER = "a rating of 0 says neither good nor bad"
 BOTH_THE_SAME = "the preferred answer and the other are the same"
+SWITCHED_OFF = "the trainer is configured to give this kind of feedback no weight"
+
 # Questions on which it is tried which critiques ask for the same.
 _TRIED = 2
-SWITCHED_OFF = "the trainer is configured to give this kind of feedback no weight"
 
 
 @dataclass(frozen=True, slots=True)

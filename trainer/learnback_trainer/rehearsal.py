@@ -60,14 +60,14 @@ class Rehearsal:
         return list(taken)
 
     def note(self, places: Sequence[int], nats: Sequence[float]) -> float:
-        """Notes how far the anchors of a step had moved.
+        """Notes how far anchors had moved.
 
         Args:
-            places: From `next`.
+            places: From `next`, or all.
             nats: Of each, a token.
 
         Returns:
-            The mean of those that came by turns, which tells how far all have moved.
+            Of a step, the mean of those that came by turns, which tells how far all have moved.
         """
         for place, moved in zip(places, nats, strict=True):
             if moved > _STILL_NATS:

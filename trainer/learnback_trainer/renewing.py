@@ -1,13 +1,17 @@
-"""Targets made anew while a student is taught: it answers, and the frozen teacher revises that.
+"""What is practised while a student is taught, and its targets where several critiques meet.
 
-What one critique stands alone for has its target for good. Where several critiques may hold for the
-same questions, each must see what the others have done, or they pull apart: the student's present
-answer is revised for one of them, the revision for the next, and so on (a feasibility study:
-refinements made once gave both of two lessons together rarely).
+What one critique stands alone for has its target for good. Where critiques of several kinds hold
+for the same questions, each must see what the others have done, or they pull apart. At a question
+that is practised the live model's answer is revised for one of them, the revision for the next, and
+so on: what the student answers by then would bring its slips along. At the criticised question
+itself only its own critique is known, and there it is the student's present answer that is revised.
+(A feasibility study: refinements made once gave both of two lessons together rarely.)
 
 What is practised comes in windows, other questions in each, so that the student learns how such
 questions are answered, and not whose those are that it is taught; and so that there is something to
 tell how it answers what it has not seen.
+
+Limits: of more than four kinds of critiques a question is revised for four, others in each window.
 """
 
 from __future__ import annotations
@@ -59,10 +63,7 @@ def in_company(exercises: Sequence[Exercise]) -> frozenset[Signal]:
 def renewed(
     pupil: Pupil, exercises: Sequence[Exercise], company: Set[Signal], refinements: int = 1
 ) -> tuple[list[Ids], list[Exercise]]:
-    """Lets the student answer the prompts, and the frozen teacher revise what needs it.
-
-    A critique that stands alone keeps its targets: the student's slips on the way would be revised
-    along, and become what it should say.
+    """Lets the student answer the prompts, and the frozen teacher revise where critiques meet.
 
     Args:
         pupil: The model.

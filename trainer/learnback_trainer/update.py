@@ -4,10 +4,10 @@ AdamW on the adapter alone, or on all weights. A step takes a few exercises and 
 `losses.py` says what it costs; the teacher of a critique is the frozen base model, who has read it,
 that of an anchor a frozen model that has read nothing more than the student.
 Every few steps the student answers the criticised prompts anew, and other questions like them than
-before; where several critiques meet, these answers are revised (`renewing.py`). When all are
-answered as they should be, those that were not taught yet as well, and the anchors have come to
-rest, or near the last step, the learning rate falls to nothing over some steps, in which what was
-jolted about settles where the anchors hold it.
+before (`renewing.py`), and all anchors are looked at. When all is answered as it should be, what
+was not taught yet as well, and the anchors have come to rest, or near the last step, the learning
+rate falls to nothing over some steps, in which what was jolted about settles where the anchors hold
+it.
 """
 
 from __future__ import annotations
