@@ -18,6 +18,7 @@ from learnback_store.checkpoints import CheckpointStore
 from learnback_store.connection import connect
 from learnback_store.keys import Keys
 from learnback_trainer.anchors import Amounts
+from learnback_trainer.canaries import read_canaries
 from learnback_trainer.gate import Budget
 from learnback_trainer.loop import Trainer
 from learnback_trainer.pupil import LoraShape, load_base
@@ -63,7 +64,7 @@ def live(
             curriculum,
             shape=LoraShape(),
             round_wait=0.0,
-            canary_file=canary_file,
+            canaries=read_canaries(canary_file) if canary_file else (),
             on_step=reached,
         )
         trainer.recover()

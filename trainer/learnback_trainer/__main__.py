@@ -74,6 +74,7 @@ def _train(config: TrainerConfig, *, consolidate: bool) -> int:
         StoreUnavailableError,
     )
     from learnback_store.keys import Keys
+    from learnback_trainer.canaries import read_canaries
     from learnback_trainer.following import follow
     from learnback_trainer.health import Pulse
     from learnback_trainer.loop import Trainer
@@ -90,16 +91,18 @@ def _train(config: TrainerConfig, *, consolidate: bool) -> int:
             follow(load_base(config.model, device=config.device, dtype=config.dtype, team=team))
             team.end()
             return 0
+        # What can be refused is looked at before the model is loaded, which may take minutes.
+        canaries = read_canaries(config.canary_file) if config.canary_file else []
         checkpoints = open_checkpoints(config.checkpoint_dir, config.checkpoint_cache)
-        base = load_base(config.model, device=config.device, dtype=config.dtype, team=team)
         pulse = Pulse(config.health_patience)
-        with (
-            connect(config.redis_url) as redis,
-            Archive(config.archive_file) as archive,
-            _served(metrics, config.metrics_listen),
-            contextlib.closing(open_tracer("learnback-trainer", config.otlp_endpoint)) as tracer,
-            _watched(pulse, redis, config.health_listen),
-        ):
+        with contextlib.ExitStack() as ends:
+            redis = ends.enter_context(connect(config.redis_url))
+            archive = ends.enter_context(Archive(config.archive_file))
+            ends.enter_context(_served(metrics, config.metrics_listen))
+            tracer = open_tracer("learnback-trainer", config.otlp_endpoint)
+            ends.callback(tracer.close)
+            base = load_base(config.model, device=config.device, dtype=config.dtype, team=team)
+            ends.enter_context(_watched(pulse, redis, config.health_listen))
             metrics.store.watch(redis, Keys(config.redis_namespace))
             trainer = Trainer(
                 base,
@@ -118,7 +121,7 @@ def _train(config: TrainerConfig, *, consolidate: bool) -> int:
                 most_drift=config.most_drift,
                 retries=config.retries,
                 keep=(config.keep_published, config.keep_rejected),
-                canary_file=config.canary_file,
+                canaries=canaries,
                 metrics=metrics,
                 tracer=tracer,
                 pulse=pulse.beat,

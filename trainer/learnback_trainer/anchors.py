@@ -23,23 +23,15 @@ round's own dialogues hold it.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from random import Random
 
 from learnback_nano import world
-from learnback_store.records import (
-    Critique,
-    Exchange,
-    FeedbackRecord,
-    GenerationRecord,
-    Message,
-    Role,
-)
-from learnback_trainer.errors import CanaryError, LessonError
+from learnback_store.records import Critique, Exchange, FeedbackRecord, GenerationRecord
+from learnback_trainer.canaries import Canary, asked
+from learnback_trainer.errors import LessonError
 from learnback_trainer.lessons import Exercise
 from learnback_trainer.likeness import ALIKE, groups, likeness
 from learnback_trainer.pupil import Pupil
@@ -149,41 +141,17 @@ def from_traffic(records: Iterable[GenerationRecord], reader: Reader) -> list[Qu
     return _questions(exchanges, reader)
 
 
-def from_canaries(file: Path, reader: Reader) -> list[Question]:
-    """Returns the operator's own questions: JSON lines, {"prompt": ...} or {"messages": [...]}.
-
-    A "prompt" is a user's message where the model has a chat template. "expected", a text or a list
-    of them, is what a right answer holds: one of them, by whatever case and spaces.
-
-    Raises:
-        CanaryError: The file can't be read, or a line is something else.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-        canaries = [_canary(json.loads(line)) for line in lines if line.strip()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CanaryError(f"the canaries in {file} can't be read: {error}") from error
-    expected = dict(canaries)
+def from_canaries(canaries: Sequence[Canary], reader: Reader) -> list[Question]:
+    """Returns the operator's own questions; those that can't be put to the model are left out."""
+    expected = {one.exchange: one.expected for one in canaries}
     questions = _questions(expected, reader)
     return [replace(one, canary=True, expected=expected[one.exchange]) for one in questions]
-
-
-def _canary(line: dict[str, object]) -> tuple[Exchange, tuple[str, ...]]:
-    texts = line.get("expected", [])
-    expected = tuple(map(str, texts if isinstance(texts, list) else [texts]))
-    if "prompt" in line:
-        return _asked(str(line["prompt"])), expected
-    messages = line["messages"]
-    if not isinstance(messages, list):
-        raise TypeError("messages must be a list")
-    chat = tuple(Message(Role(m["role"]), str(m["content"])) for m in messages)
-    return Exchange("", chat), expected
 
 
 def shipped_questions(count: int, rng: Random, reader: Reader) -> list[Question]:
     """Returns questions of the embedded model's tasks, evenly."""
     tasks = [world.TASKS[index % len(world.TASKS)] for index in range(count)]
-    return _questions((_asked(world.sample(task, rng, "seen").prompt) for task in tasks), reader)
+    return _questions((asked(world.sample(task, rng, "seen").prompt) for task in tasks), reader)
 
 
 def shipped_dialogues(count: int, rng: Random, reader: Reader) -> list[Ids]:
@@ -215,10 +183,6 @@ def told_of(records: Iterable[FeedbackRecord], reader: Reader, *, everything: bo
             prompt = reader.prompt(record.exchange, record.prompt_ids)
             found[prompt] = found.get(prompt, False) or isinstance(record.signal, Critique)
     return Told(found, everything)
-
-
-def _asked(text: str) -> Exchange:
-    return Exchange("", (Message(Role.USER, text),))
 
 
 def _questions(exchanges: Iterable[Exchange], reader: Reader) -> list[Question]:

@@ -20,7 +20,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from random import Random
 
 from learnback_store.announcements import announce
@@ -44,6 +43,7 @@ from learnback_trainer.acceptance import Head
 from learnback_trainer.anchors import Question, from_canaries, from_traffic
 from learnback_trainer.bisecting import UNTRIED, Bisection
 from learnback_trainer.board import Board
+from learnback_trainer.canaries import Canary
 from learnback_trainer.consolidating import answers_now, compared, is_due, longer
 from learnback_trainer.drift import drift_of
 from learnback_trainer.erasing import Eraser
@@ -98,7 +98,7 @@ class Trainer:
         most_drift: Nats a token that all rounds together may move, before it is said.
         retries: Most rounds that are held about a batch after the gate has refused one.
         keep: How many published and rejected checkpoints to keep.
-        canary_file: The operator's canaries.
+        canaries: The operator's own questions.
         on_step: Told the name of each step of `STEPS` when it is done.
         metrics: Told what rounds come to, and of each step too.
         tracer: Makes the spans of rounds.
@@ -124,7 +124,7 @@ class Trainer:
         most_drift: float = 0.5,
         retries: int = 8,
         keep: tuple[int, int] = (20, 5),
-        canary_file: Path | None = None,
+        canaries: Sequence[Canary] = (),
         on_step: Callable[[str], None] = lambda _: None,
         metrics: TrainerMetrics | None = None,
         tracer: Tracer | None = None,
@@ -140,7 +140,7 @@ class Trainer:
         self._author_share, self._trusted = author_share, trusted_authors
         self._most_drift = most_drift
         self._most_deliveries, self._retries, self._keep = most_deliveries, retries, keep
-        self._canaries = from_canaries(canary_file, base.reader) if canary_file else []
+        self._canaries = from_canaries(canaries, base.reader)
         self._board, self._on_step = Board(redis, keys), on_step
         self._metrics = metrics or TrainerMetrics()
         self._metrics.allow(curriculum.budget.costs)

@@ -369,15 +369,15 @@ class Pupil:
         Returns:
             In float32, of shape [prompts, twice the layers that were looked at, hidden size].
         """
-        found = []
-        for start in range(0, len(prompts), _ANSWER_BATCH):
-            layers, mask = self._states(prompts[start : start + _ANSWER_BATCH])
+        found: dict[int, Tensor] = {}
+        for places in _by_length(prompts):
+            layers, mask = self._states([prompts[place] for place in places])
             seen = mask[:, :, None]
             looked_at = layers[-1 :: -max(1, len(layers) // _MEANING_LAYERS)]
             means = [(states.float() * seen).sum(dim=1) / seen.sum(dim=1) for states in looked_at]
             ends = [states[:, -1].float() for states in looked_at]
-            found.append(torch.stack(means + ends, dim=1))
-        return torch.cat(found)
+            found |= zip(places, torch.stack(means + ends, dim=1), strict=True)
+        return torch.stack([found[place] for place in range(len(prompts))])
 
     @_frozen
     def states(self, pairs: Sequence[tuple[Ids, Ids]]) -> Tensor:
@@ -391,9 +391,7 @@ class Pupil:
         """
         rows = [prompt + answer for prompt, answer in pairs]
         found: dict[int, Tensor] = {}
-        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-        for start in range(0, len(order), _ANSWER_BATCH):
-            places = order[start : start + _ANSWER_BATCH]
+        for places in _by_length(rows):
             layers, _ = self._states([rows[place] for place in places])
             found |= zip(places, layers[-1][:, -1].float(), strict=True)
         return torch.stack([found[place] for place in range(len(rows))])
@@ -422,6 +420,12 @@ class Pupil:
         mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
         device = self._model.device
         return torch.tensor(filled, device=device), torch.tensor(mask, device=device)
+
+
+def _by_length(rows: Sequence[Ids]) -> list[list[int]]:
+    """The places of rows that go through the model together, so that little is padding."""
+    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+    return [order[start : start + _ANSWER_BATCH] for start in range(0, len(order), _ANSWER_BATCH)]
 
 
 def _alike_in_length(lengths: Sequence[int]) -> list[list[int]]:
