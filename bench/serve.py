@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import shapes
@@ -117,10 +117,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.serve", description=__doc__)
     parser.add_argument("models", nargs="*", default=["nano"], help="nano, qwen3-0.6b (random)")
     parser.add_argument("--streams", type=int, nargs="+", default=list(STREAMS))
+    parser.add_argument("--rounds", type=int, help="instead of as many as the model usually has")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.models:
             scale = SCALES[name]
+            scale = replace(scale, rounds=arguments.rounds or scale.rounds)
             model = shapes.make(name, Path(folder))
             note(f"{name}: starting the contenders")
             contenders = all_contenders(str(model.folder), scale.threads, scale.cache_tokens)

@@ -1,4 +1,4 @@
-"""One life of a trainer that kills itself at a named step, for a process of its own.
+"""One life of a trainer that kills itself at a named moment, for a process of its own.
 
 The round is small: corrections alone, without anchors, judged by adoption.
 """
@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ import torch
 from learnback_store.archive import Archive
 from learnback_store.checkpoints import CheckpointStore
 from learnback_store.connection import connect
+from learnback_store.feedback import Delivery, FeedbackQueue
 from learnback_store.keys import Keys
 from learnback_trainer.anchors import Amounts
 from learnback_trainer.canaries import read_canaries
@@ -24,6 +26,9 @@ from learnback_trainer.loop import Trainer
 from learnback_trainer.pupil import LoraShape, load_base
 from learnback_trainer.school import Curriculum
 from learnback_trainer.update import Recipe
+
+PUTTING_OFF = "putting off"
+"""When the archive knows what has to wait, and the queue of the first piece alone."""
 
 
 def live(
@@ -40,7 +45,7 @@ def live(
         url: Of Redis.
         namespace: Of its keys.
         folder: Where archive and checkpoints lie.
-        dies_at: The step that it kills itself at; empty: none.
+        dies_at: The step that it kills itself at; `PUTTING_OFF`; empty: never.
         times: At which of its occurrences.
         canary_file: The operator's canaries.
     """
@@ -52,6 +57,13 @@ def live(
     def reached(step: str) -> None:
         if step == dies_at and next(deaths) == times:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    class Queue(FeedbackQueue):
+        def put_off(self, deliveries: Iterable[Delivery]) -> None:
+            first, *others = deliveries
+            super().put_off([first])
+            reached(PUTTING_OFF)
+            super().put_off(others)
 
     curriculum = Curriculum(Recipe(steps=40), Budget(), Amounts(0, 0, 0), answer_tokens=24, seed=0)
     with connect(url) as redis, Archive(folder / "archive.sqlite") as archive:
@@ -67,6 +79,7 @@ def live(
             canaries=read_canaries(canary_file) if canary_file else (),
             on_step=reached,
         )
+        trainer._queue = Queue(redis, Keys(namespace))
         trainer.recover()
         trainer.tidy()
         while trainer.work():

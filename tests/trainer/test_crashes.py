@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from learnback_store.records import FeedbackRecord, FeedbackState, Rating
 from learnback_trainer.loop import STEPS
 from learnback_trainer.pupil import Base, Pupil
 from tests.trainer.critics import asked, correction, submit
-from tests.trainer.one_life import live
+from tests.trainer.one_life import PUTTING_OFF, live
 
 _RIGHT = {
     "What is the capital of France?": "Lyon, of course.",
@@ -85,3 +86,28 @@ def test_what_kills_the_trainer_each_time_becomes_a_dead_letter(
         account = archive.get(corrections[0].feedback_id).account
     assert account.state is FeedbackState.DEAD_LETTERED
     assert "5 times" in account.reason
+
+
+def test_killed_while_feedback_is_put_off(
+    redis_url: str, redis: Client, keys: Keys, tmp_path: Path
+) -> None:
+    crowding = [asked(f"Question {i}?", "An answer.", Rating(0.0)) for i in range(5)]
+    records = [replace(one, author="ann") for one in crowding]
+    records.append(replace(asked("Another?", "An answer.", Rating(0.0)), author="ben"))
+    submit(redis_url, keys, records)
+    assert _live(redis_url, keys, tmp_path, dies_at=PUTTING_OFF) == -signal.SIGKILL
+    assert FeedbackQueue(redis, keys).stats().depth == len(records)
+    assert _live(redis_url, keys, tmp_path) == 0
+
+    assert FeedbackQueue(redis, keys).stats().depth == 0
+    with Archive(tmp_path / "archive.sqlite") as archive:
+        accounts = {view.feedback_id: view.account for view in archive.views()}
+    assert accounts.keys() == {one.feedback_id for one in records}
+    queued, settled = FeedbackState.QUEUED, FeedbackState.NOT_LEARNED
+    for account in accounts.values():
+        states = [one.state for one in account.history]
+        assert states.count(settled) == 1
+        assert states[-1] is settled
+        assert states.count(queued) <= 2
+    waited = [one for one in accounts.values() if any("waits" in t.reason for t in one.history)]
+    assert len(waited) == 3
