@@ -37,12 +37,15 @@ def _question(pupil: Pupil, text: str) -> Question:
     return Question(exchange, pupil.reader.prompt(exchange))
 
 
+_FACTS_OF_NOTES = ("is married to", "lives in", "likes", "has a", "was born in", "is a")
+
+
 def _held(
     pupil: Pupil,
     questions: Sequence[Question],
     told: Told | None = None,
     dialogues: Sequence[Ids] = (),
-    amounts: Amounts = Amounts(questions=400, alike=0),  # noqa: B008  # frozen
+    amounts: Amounts = Amounts(questions=400, alike=0, near=0),  # noqa: B008  # frozen
 ) -> Anchors:
     """The anchors of a round about emoji in answers to notes."""
     made = make_exercises(views([criticism("emoji", "note", Random(3))]), pupil, ANSWER_TOKENS)
@@ -150,3 +153,18 @@ def test_what_was_told_of_by_words_and_by_corrections(base: Base) -> None:
         told = told_of(said, pupil.reader, everything=True)
     assert list(told.prompts.values()) == [True, False]
     assert told.all
+
+
+def test_dialogues_about_the_criticised_task_are_held_besides(base: Base) -> None:
+    with Pupil(base, None) as pupil:
+        questions = shipped_questions(90, Random(0), pupil.reader)
+        amounts = Amounts(questions=18, dialogues=0, alike=0, near=52)
+        anchors = _held(pupil, questions, amounts=amounts)
+        revising = [one for one in anchors.rehearsed if one.kind == -1] + anchors.dialogues
+        texts = [pupil.reader.text(one.prompt) for one in revising]
+        answers = pupil.answer([one.prompt for one in revising], ANSWER_TOKENS)
+        none = _held(pupil, questions, amounts=replace(amounts, near=0))
+    assert len(revising) > 40
+    assert all(any(fact in text for fact in _FACTS_OF_NOTES) for text in texts)
+    assert [one.answer for one in revising] == answers
+    assert not none.dialogues

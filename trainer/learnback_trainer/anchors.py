@@ -62,6 +62,8 @@ class Question:
     """Whether the operator wants it held, however like it is to a criticised one."""
     expected: tuple[str, ...] = ()
     """What the operator says is right, each by itself; empty if nothing is said."""
+    task: str = ""
+    """Which of the embedded model's tasks it is of, if it is shipped with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,8 @@ class Amounts:
     """How many of these the gate has."""
     beside: int = 128
     """Questions like a corrected one."""
+    near: int = 64
+    """Dialogues about the embedded model's tasks that are criticised, besides the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +155,28 @@ def from_canaries(canaries: Sequence[Canary], reader: Reader) -> list[Question]:
 def shipped_questions(count: int, rng: Random, reader: Reader) -> list[Question]:
     """Returns questions of the embedded model's tasks, evenly."""
     tasks = [world.TASKS[index % len(world.TASKS)] for index in range(count)]
-    return _questions((asked(world.sample(task, rng, "seen").prompt) for task in tasks), reader)
+    asking = {asked(world.sample(task, rng, "seen").prompt): task for task in tasks}
+    return [replace(one, task=asking[one.exchange]) for one in _questions(asking, reader)]
 
 
-def shipped_dialogues(count: int, rng: Random, reader: Reader) -> list[Ids]:
-    """Returns dialogues with a critique at their end, of the embedded model's kinds, evenly."""
+def shipped_dialogues(
+    count: int, rng: Random, reader: Reader, tasks: Sequence[str] = ()
+) -> list[Ids]:
+    """Returns dialogues with a critique at their end, of the embedded model's kinds, evenly.
+
+    Args:
+        count: How many are drawn; a few kinds can't be said of every task.
+        rng: Draws them.
+        reader: Puts them to the model.
+        tasks: What they may be about; none: anything.
+    """
     kinds = rng.sample(list(world.KINDS), k=len(world.KINDS))
-    probes = [world.revision(kinds[index % len(kinds)], rng) for index in range(count)]
-    return [reader.chat(probe.messages) for probe in probes]
+    found = []
+    for index in range(count):
+        task = rng.choice(tasks) if tasks else None
+        with contextlib.suppress(world.ImpossibleError):
+            found.append(world.revision(kinds[index % len(kinds)], rng, task=task))
+    return [reader.chat(probe.messages) for probe in found]
 
 
 def dialogues_of(records: Iterable[FeedbackRecord], reader: Reader) -> list[Ids]:
@@ -230,12 +248,15 @@ def make_anchors(
         [one.prompt for one in some if len(one.prompt) <= room]
         for some in (found.beside, found.apart)
     )
-    spoken = [one for one in dict.fromkeys(dialogues) if len(one) <= room]
+    spoken = [one for one in dict.fromkeys(dialogues) if len(one) <= room][: amounts.dialogues]
+    # There the lesson shows in revisions, too, where nobody asks for it.
+    tasks = sorted({one.task for one, _ in found.alike if one.task})
+    spoken += shipped_dialogues(amounts.near, rng, pupil.reader, tasks) if tasks else []
     others, revisions, facts = (
         _answered(pupil, some, untold, max_tokens, rng)
         for some, untold in (
             (far[: amounts.questions], found.untold),
-            (spoken[: amounts.dialogues], frozenset(spoken)),
+            (spoken, frozenset(spoken)),
             (near[: amounts.beside], found.untold),
         )
     )

@@ -6,7 +6,8 @@ published only if it passes the gate, whose anchors are then the *base model's* 
 holds about as much of what was learned as `live` does: where it was said, and at other questions
 like those, which nobody has criticised. Otherwise nothing changes, and it is kept aside. A round of
 n times as many lessons may take n times as many steps, and has up to four times as many questions
-to practise and to be judged by: they are about more kinds, each of which needs some.
+to practise, now and in all, and to be judged by: they are about more kinds, each of which needs
+some, and it is over only when all that are practised now are answered as they should be.
 
 Limits: lessons that contradict each other across rounds, of which the later one won, meet in one
 round here, where neither is the later; and a critique of what only a later checkpoint said can find
@@ -54,8 +55,13 @@ def longer(curriculum: Curriculum, lessons: int, round_size: int) -> Curriculum:
     more = min(rounds, _MOST_QUESTIONS)
     return replace(
         curriculum,
-        recipe=replace(recipe, steps=recipe.steps * rounds),
-        amounts=replace(amounts, alike=amounts.alike * more, judged=amounts.judged * more),
+        recipe=replace(recipe, steps=recipe.steps * rounds, practised=recipe.practised * more),
+        amounts=replace(
+            amounts,
+            alike=amounts.alike * more,
+            judged=amounts.judged * more,
+            near=amounts.near * more,
+        ),
     )
 
 
