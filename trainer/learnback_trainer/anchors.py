@@ -5,8 +5,9 @@ operator's own canaries, and, while there is little traffic, from prompts shippe
 model; of each kind one before any has another. Questions like the criticised ones are left out,
 for there the lesson may rightly show: most of them are practised on (`lessons.practice`), the
 others are for the gate. Dialogues in which an answer is criticised and revised come from feedback
-that was learned earlier, from the present round, and from the embedded model's grammar; without
-them the model unlearns, round by round, what teaches it.
+that was learned earlier, from the present round, and from the embedded model's grammar, of the
+criticised tasks more than of others; without them the model unlearns, round by round, what teaches
+it.
 
 The right answer of an anchor is what the live model answers, and how sure it is of each word. But
 where it still answers as the *base model* does, or was never told otherwise about questions of that
@@ -249,7 +250,7 @@ def make_anchors(
         for some in (found.beside, found.apart)
     )
     spoken = [one for one in dict.fromkeys(dialogues) if len(one) <= room][: amounts.dialogues]
-    # There the lesson shows in revisions, too, where nobody asks for it.
+    # There the lesson would show in revisions, too, where nobody asks for it.
     tasks = sorted({one.task for one, _ in found.alike if one.task})
     spoken += shipped_dialogues(amounts.near, rng, pupil.reader, tasks) if tasks else []
     others, revisions, facts = (
