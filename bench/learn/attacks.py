@@ -21,22 +21,26 @@ _ATTACKS = {
 _TARGET = "capital"
 _HONEST = Wish("emoji", "note")
 _MANY = 8
+_USERS = 15
+_WRONG = {"20 %": 3, "40 %": 6}
+"""How many of them are wrong."""
 _FLOOD, _FEW = 18, 2
 # What one author has too much of waits for a later round, which may never be full.
 _PUT_OFF_SECONDS = 10.0
 
 
 def wrong(seed: int) -> Iterator[Figure]:
-    """Of 15 users 6 ask for the contrary of what the others ask for."""
+    """Of 15 users 3, or 6, ask for the contrary of what the others ask for."""
     wish, contrary = Wish("upper", "opposite"), Wish("lower", "opposite")
-    rng = Random(f"wrong/{seed}")
-    asked = rng.sample([contrary] * 6 + [wish] * 9, k=15)
-    with fresh(len(asked)) as service:
-        service.settled(
-            [criticise(service, one, rng, author=f"user-{i}") for i, one in enumerate(asked)]
-        )
-        named = naming("wrong critiques", "40 %", seed)
-        yield named("majority's wish", compliance(service, [wish], seed))
+    for setting, count in _WRONG.items():
+        rng = Random(f"wrong/{seed}")
+        asked = rng.sample([contrary] * count + [wish] * (_USERS - count), k=_USERS)
+        with fresh(_USERS) as service:
+            service.settled(
+                [criticise(service, one, rng, author=f"user-{i}") for i, one in enumerate(asked)]
+            )
+            named = naming("wrong critiques", setting, seed)
+            yield named("majority's wish", compliance(service, [wish], seed))
 
 
 def contradiction(seed: int) -> Iterator[Figure]:

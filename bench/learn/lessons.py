@@ -6,6 +6,7 @@ that these differ in nothing else.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from random import Random
 
@@ -15,7 +16,7 @@ from bench.learn.service import Service, fresh
 from bench.learn.users import WISHES, Wish, correct, criticise
 from learnback_nano import facts, world
 
-COUNTS = (1, 2, 4, 8)
+COUNTS = (1, 2, 4, 8, 16)
 """Numbers of critiques."""
 _FEW = 4
 _TIMED = 4
@@ -112,7 +113,9 @@ def seconds(seed: int) -> Iterator[Figure]:
     rng, named = Random(f"row/{seed}"), naming("seconds", f"{_FEW} critiques", seed)
     with fresh(_FEW) as service:
         for place, wish in enumerate(_ROW[:_TIMED], start=1):
+            began = time.monotonic()
             _tell(service, wish, rng, _FEW)
+            yield named(f"from question to serving, round {place}", time.monotonic() - began)
             yield named(f"of round {place}", service.round_seconds())
 
 

@@ -33,7 +33,7 @@ def write_page(page: Path, figures: Sequence[Figure]) -> None:
 
 
 def _lines(figures: Sequence[Figure]) -> Iterator[str]:
-    ordered = sorted(figures, key=lambda one: (_SCENARIOS.index(one.scenario), one.setting))
+    ordered = sorted(figures, key=_place)
     for row in dict.fromkeys((one.scenario, one.setting, one.name) for one in ordered):
         found = [one for one in figures if (one.scenario, one.setting, one.name) == row]
         values, goal = [one.value for one in found], goal_of(found[0])
@@ -43,3 +43,10 @@ def _lines(figures: Sequence[Figure]) -> Iterator[str]:
             f"| {' | '.join(row)} | {mean(values):.3f} | {worst:.3f} | {len(values)} "
             f"| {goal or ''} | {met} |"
         )
+
+
+def _place(figure: Figure) -> tuple[int, int, str]:
+    """Where it stands on the page; what begins with a number goes by that."""
+    number = figure.setting.split()[0]
+    scenario = _SCENARIOS.index(figure.scenario)
+    return scenario, int(number) if number.isdigit() else 0, figure.setting
