@@ -252,7 +252,8 @@ def make_anchors(
     spoken = [one for one in dict.fromkeys(dialogues) if len(one) <= room][: amounts.dialogues]
     # There the lesson would show in revisions, too, where nobody asks for it.
     tasks = sorted({one.task for one, _ in found.alike if one.task})
-    spoken += shipped_dialogues(amounts.near, rng, pupil.reader, tasks) if tasks else []
+    besides = shipped_dialogues(amounts.near, rng, pupil.reader, tasks) if tasks else []
+    spoken += [one for one in besides if len(one) <= room]
     others, revisions, facts = (
         _answered(pupil, some, untold, max_tokens, rng)
         for some, untold in (
