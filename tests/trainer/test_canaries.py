@@ -24,6 +24,7 @@ WRONG = (
     *('{"messages": "hello"}', '{"messages": []}', '{"messages": [3]}', '{"messages": [{}]}'),
     '{"messages": [{"role": "king", "content": "a"}]}',
     '{"messages": [{"role": "user", "content": 3}]}',
+    *(r'{"prompt": "\ud800"}', "[" * 100_000),
     *('{"prompt": "a", "expected": 3}', '{"prompt": "a", "expected": ["b", ""]}'),
 )
 

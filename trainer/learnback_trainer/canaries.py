@@ -45,7 +45,7 @@ def read_canaries(file: Path) -> list[Canary]:
 def _read(line: str, file: Path, number: int) -> Canary:
     try:
         return _canary(json.loads(line))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CanaryError(
             f"line {number} of {file} is no canary ({error!r}): it must be an object with "
             '"prompt", a text, or "messages", a list of {"role", "content"}; "expected" may be a '
@@ -65,8 +65,11 @@ def _canary(line: Any) -> Canary:
     return Canary(Exchange("", chat), expected)
 
 
-def _text(found: object) -> str:
-    return found if isinstance(found, str) and found.strip() else _refuse("no text")
+def _text(found: Any) -> str:
+    if not isinstance(found, str) or not found.strip():
+        _refuse("no text")
+    found.encode()  # half of a pair of surrogates is no text either, to any tokenizer
+    return str(found)
 
 
 def _refuse(why: str) -> Any:
