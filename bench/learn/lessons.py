@@ -38,24 +38,14 @@ def one_critique(seed: int) -> Iterator[Figure]:
 
 
 def counts(seed: int) -> Iterator[Figure]:
-    """Compliance against the number of critiques, and what else moved."""
+    """Compliance against the number of critiques, seen or in other words, and what else moved."""
+    wish, found = _wishes(seed)[0], {}
     for count in COUNTS:
         setting = "1 critique" if count == 1 else f"{count} critiques"
-        yield from _told_once(seed, _wishes(seed)[0], count, setting)
-
-
-def phrasings(seed: int) -> Iterator[Figure]:
-    """The same critiques in words of which the base model was trained on none."""
-    wish = _wishes(seed)[0]
-    found = {}
-    for split in ("seen", "unseen"):
-        with fresh(_FEW) as service:
-            rng = Random(f"told/{seed}")
-            service.settled([criticise(service, wish, rng, split=split) for _ in range(_FEW)])
-            found[split] = compliance(service, [wish], seed)
-    named = naming("unseen phrasings", f"{_FEW} critiques", seed)
-    yield named("compliance", found["unseen"])
-    yield named("less than seen", found["seen"] - found["unseen"])
+        for figure in _told_once(seed, wish, count, setting):
+            found[count, figure.name] = figure.value
+            yield figure
+    yield from _in_other_words(seed, wish, found[_FEW, "compliance"])
 
 
 def fact(seed: int) -> Iterator[Figure]:
@@ -137,6 +127,17 @@ def _told_once(seed: int, wish: Wish, count: int, setting: str) -> Iterator[Figu
         yield named("compliance", compliance(service, [wish], seed))
         yield from kept(named, service, {wish.task}, seed)
         yield named("seconds, on one core", service.round_seconds())
+
+
+def _in_other_words(seed: int, wish: Wish, seen: float) -> Iterator[Figure]:
+    """The same critiques in words of which the base model was trained on none."""
+    named = naming("unseen phrasings", f"{_FEW} critiques", seed)
+    with fresh(_FEW) as service:
+        rng = Random(f"told/{seed}")
+        service.settled([criticise(service, wish, rng, split="unseen") for _ in range(_FEW)])
+        unseen = compliance(service, [wish], seed)
+    yield named("compliance", unseen)
+    yield named("less than seen", seen - unseen)
 
 
 def _tell(service: Service, wish: Wish, rng: Random, count: int) -> None:

@@ -7,6 +7,7 @@ are so few that the base model knows them all; the trainer may have practised on
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
@@ -28,8 +29,23 @@ Dialogue = Sequence[world.Message]
 
 
 def ask(service: Service, dialogues: Sequence[Dialogue], checkpoint: str = "live") -> list[str]:
-    """Greedy answers of a checkpoint."""
+    """Greedy answers of a checkpoint; the base model, who stays the same, is asked only once."""
+    if checkpoint == _BASE:
+        new = [one for one in dialogues if _key(one) not in _of_base]
+        _of_base.update(zip(map(_key, new), _asked(service, new, _BASE), strict=True))
+        return [_of_base[_key(one)] for one in dialogues]
+    return _asked(service, dialogues, checkpoint)
 
+
+_of_base: dict[str, str] = {}
+"""What the base model answers, by dialogue."""
+
+
+def _key(dialogue: Dialogue) -> str:
+    return json.dumps(list(dialogue))
+
+
+def _asked(service: Service, dialogues: Sequence[Dialogue], checkpoint: str) -> list[str]:
     def one(dialogue: Dialogue) -> str:
         reply = service.client.generate(
             messages=list(dialogue),

@@ -20,7 +20,6 @@ from bench.learn.lessons import (
     fact,
     in_a_row,
     one_critique,
-    phrasings,
     seconds,
     together,
     undo,
@@ -28,7 +27,7 @@ from bench.learn.lessons import (
 from bench.learn.peers import peers
 
 _ALL: tuple[Scenario, ...] = (
-    *(counts, one_critique, phrasings, fact, undo, together, in_a_row),
+    *(counts, one_critique, fact, undo, together, in_a_row),
     *(wrong, contradiction, poison, flood, outvoted, erasure, peers, seconds),
 )
 SCENARIOS = {scenario.__name__: scenario for scenario in _ALL}

@@ -45,12 +45,13 @@ from learnback_trainer.acceptance import (
     loss,
     platt,
 )
-from learnback_trainer.anchors import Amounts, Anchor, make_anchors, shipped_questions
+from learnback_trainer.anchors import Amounts, Anchor, make_anchors
 from learnback_trainer.config import read_command_line
 from learnback_trainer.errors import ModelError
 from learnback_trainer.gate import Budget, Held, judge
 from learnback_trainer.lessons import Exercise, make_exercises
 from learnback_trainer.pupil import Base, Pupil
+from learnback_trainer.questions import shipped_questions
 from learnback_trainer.reader import Ids
 from learnback_trainer.school import Curriculum, Sources, hold_round
 from learnback_trainer.update import Recipe, teach

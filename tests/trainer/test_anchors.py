@@ -12,18 +12,16 @@ import pytest
 
 from learnback_nano import world
 from learnback_store.records import Exchange, Message, Role
-from learnback_trainer.anchors import (
-    Amounts,
-    Anchors,
+from learnback_trainer.anchors import Amounts, Anchors, make_anchors
+from learnback_trainer.lessons import make_exercises
+from learnback_trainer.pupil import Base, Pupil
+from learnback_trainer.questions import (
     Question,
     Told,
-    make_anchors,
     shipped_dialogues,
     shipped_questions,
     told_of,
 )
-from learnback_trainer.lessons import make_exercises
-from learnback_trainer.pupil import Base, Pupil
 from learnback_trainer.reader import Ids
 from learnback_trainer.students import Frozen
 from learnback_trainer.update import Recipe, teach
@@ -139,9 +137,31 @@ def test_what_is_asked_most_does_not_crowd_out_the_rest(base: Base) -> None:
     with Pupil(base, None) as pupil:
         task_of = _task_of(pupil, ["year"], 90) | _task_of(pupil, ["sentiment", "summary"], 8)
         questions = [Question(Exchange("", (Message(Role.USER, "?"),)), one) for one in task_of]
-        anchors = _held(pupil, questions, amounts=Amounts(questions=24, alike=0))
+        anchors = _held(pupil, questions, amounts=Amounts(24, alike=0, exposed=0))
     counts = Counter(task_of[one.prompt] for one in anchors.rehearsed + anchors.questions)
     assert counts == {"year": 8, "sentiment": 8, "summary": 8}
+
+
+def test_of_kinds_that_a_lesson_moves_first_more_are_held(base: Base, shouting: Path) -> None:
+    """Of those that were criticised before, and of the two that are likest to what is taught."""
+    with Pupil(base, shouting) as pupil:
+        task_of = _task_of(pupil, world.TASKS, 24)
+        questions = [Question(Exchange("", (Message(Role.USER, "?"),)), one) for one in task_of]
+        told = Told({one: True for one, task in task_of.items() if task == "opposite"})
+        few = Amounts(questions=16, alike=0, near=0, exposed=0)
+        counts = [
+            Counter(task_of[one.prompt] for one in anchors.rehearsed + anchors.questions)
+            for anchors in (
+                _held(pupil, questions, told, amounts=replace(few, exposed=exposed))
+                for exposed in (0, 18)
+            )
+        ]
+    assert counts[0].total() == 16
+    more = counts[1] - counts[0]
+    assert more.total() == 18
+    assert len(more) == 3
+    assert "opposite" in more
+    assert set(more.values()) == {6}
 
 
 def test_what_was_told_of_by_words_and_by_corrections(base: Base) -> None:
@@ -153,6 +173,17 @@ def test_what_was_told_of_by_words_and_by_corrections(base: Base) -> None:
         told = told_of(said, pupil.reader, everything=True)
     assert list(told.prompts.values()) == [True, False]
     assert told.all
+
+
+def test_there_is_more_to_practise_about_the_criticised_task(base: Base) -> None:
+    with Pupil(base, None) as pupil:
+        questions = shipped_questions(90, Random(0), pupil.reader)
+        anchors = _held(pupil, questions, amounts=Amounts(questions=18, alike=40, near=0))
+        alike = anchors.practice + anchors.alike
+        texts = [pupil.reader.text(one.prompt) for one in alike]
+    assert 30 < len({one.prompt for one in alike}) == len(alike) <= 40
+    assert all(any(fact in text for fact in _FACTS_OF_NOTES) for text in texts)
+    assert all(one.exercises for one in alike)
 
 
 def test_dialogues_about_the_criticised_task_are_held_besides(base: Base) -> None:

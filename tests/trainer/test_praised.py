@@ -5,9 +5,9 @@ from __future__ import annotations
 from random import Random
 
 from learnback_store.records import Preference, Preferred, Rating
-from learnback_trainer.anchors import shipped_questions
 from learnback_trainer.lessons import make_exercises
 from learnback_trainer.pupil import Base, Pupil
+from learnback_trainer.questions import shipped_questions
 from learnback_trainer.screening import Bounds, screen
 from tests.trainer.critics import ANSWER_TOKENS, asked, views
 

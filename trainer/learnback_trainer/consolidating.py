@@ -6,8 +6,8 @@ published only if it passes the gate, whose anchors are then the *base model's* 
 holds about as much of what was learned as `live` does: where it was said, and at other questions
 like those, which nobody has criticised. Otherwise nothing changes, and it is kept aside. A round of
 n times as many lessons may take n times as many steps, and has up to four times as many questions
-to practise, now and in all, and to be judged by: they are about more kinds, each of which needs
-some, and it is over only when all that are practised now are answered as they should be.
+to practise and to be judged by, of which up to twice as many are practised now: they are about more
+kinds, each of which needs some, and it is over only when those are answered as they should be.
 
 Limits: lessons that contradict each other across rounds, of which the later one won, meet in one
 round here, where neither is the later; and a critique of what only a later checkpoint said can find
@@ -23,11 +23,11 @@ from dataclasses import replace
 from statistics import mean
 
 from learnback_store.records import FeedbackView
-from learnback_trainer.anchors import Question
 from learnback_trainer.errors import LessonError
 from learnback_trainer.lessons import Exercise
 from learnback_trainer.proofs import adopted
 from learnback_trainer.pupil import Pupil
+from learnback_trainer.questions import Question
 from learnback_trainer.reader import Ids
 from learnback_trainer.school import Curriculum, Report
 
@@ -35,6 +35,8 @@ from learnback_trainer.school import Curriculum, Report
 _LESS = 0.05
 # Questions of a consolidation like the criticised ones, in those of a round: all are answered.
 _MOST_QUESTIONS = 4
+# Questions of a consolidation that are practised until the next re-answering, likewise.
+_AT_ONCE = 2
 
 
 def is_due(rounds: int, every: int) -> bool:
@@ -55,7 +57,9 @@ def longer(curriculum: Curriculum, lessons: int, round_size: int) -> Curriculum:
     more = min(rounds, _MOST_QUESTIONS)
     return replace(
         curriculum,
-        recipe=replace(recipe, steps=recipe.steps * rounds, practised=recipe.practised * more),
+        recipe=replace(
+            recipe, steps=recipe.steps * rounds, practised=recipe.practised * min(more, _AT_ONCE)
+        ),
         amounts=replace(
             amounts,
             alike=amounts.alike * more,

@@ -39,11 +39,12 @@ from statistics import mean
 from learnback_store.manifest import GateVerdict
 from learnback_store.records import Objective
 from learnback_trainer.acceptance import Head
-from learnback_trainer.anchors import Alike, Anchor, Anchors, Question
+from learnback_trainer.anchors import Alike, Anchor, Anchors
 from learnback_trainer.lessons import Exercise, practice
 from learnback_trainer.objectives import distillation
 from learnback_trainer.proofs import Proof, adopted, prove
 from learnback_trainer.pupil import Pupil
+from learnback_trainer.questions import Question
 from learnback_trainer.reader import Ids
 
 # Distinct answers before, under which sameness is not judged: "positive" and "negative" are two.

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from learnback_store.records import (
@@ -239,14 +239,18 @@ def _best_of(
     return found
 
 
-def practice(
-    questions: Iterable[tuple[Exchange, Ids, Sequence[Exercise]]], pupil: Pupil, max_tokens: int
-) -> list[Exercise]:
+Asked = tuple[Exchange, Ids, Sequence[Exercise]]
+"""What was asked and answered, the input's tokens, and whose critiques apply."""
+
+Kinds = Mapping[frozenset[str], Sequence[Sequence[Exercise]]]
+"""For the ids of critiques that hold for some questions, the critiques of each kind."""
+
+
+def practice(questions: Iterable[Asked], pupil: Pupil, max_tokens: int) -> list[Exercise]:
     """Returns exercises in which a critique is said of the answers to other questions.
 
     Args:
-        questions: What was asked and answered, the input's tokens, and whose critiques apply, the
-            one that is said first before the others.
+        questions: With the critique that is said first before the others.
         pupil: The model.
         max_tokens: Longest revision, in tokens.
 
@@ -254,25 +258,41 @@ def practice(
         Those that the base model can revise, which are fewer.
     """
     asked = list(questions)
-    kinds = _kinds(asked, pupil, max_tokens)
-    drafts = []
-    for place, (exchange, prompt, exercises) in enumerate(asked):
-        same = kinds[_names(exercises)]
-        turns = tuple(members[place % len(members)] for members in same)
-        drafts += _said_of(exchange, prompt, turns, pupil.reader, max_tokens)
+    drafts = drafted(asked, kinds_of(asked, pupil, max_tokens), pupil, max_tokens)
     made = revised(drafts, pupil, max_tokens)
     return [one for one in made if not _unteachable(one, pupil.reader)]
 
 
-def _kinds(
-    questions: Sequence[tuple[Exchange, Ids, Sequence[Exercise]]], pupil: Pupil, max_tokens: int
-) -> dict[frozenset[str], list[list[Exercise]]]:
-    """Which critiques ask for the same: those that two questions' answers are revised alike for.
+def drafted(
+    questions: Iterable[Asked], kinds: Kinds, pupil: Pupil, max_tokens: int
+) -> list[Exercise]:
+    """Returns the exercises of `practice` before anything is revised.
 
-    Returns:
-        For the ids of those that hold for some questions, the critiques of each kind.
+    One critique of each kind is said of a question, by turns, in the order in which the kinds come.
+
+    Args:
+        questions: As `practice` has them.
+        kinds: Which of their critiques ask for the same.
+        pupil: The model.
+        max_tokens: Longest revision, in tokens.
     """
-    tried: dict[frozenset[str], list[tuple[Exchange, Ids, Sequence[Exercise]]]] = defaultdict(list)
+    drafts = []
+    for place, (exchange, prompt, exercises) in enumerate(questions):
+        same = kinds[_names(exercises)]
+        turns = tuple(members[place % len(members)] for members in same)
+        drafts += _said_of(exchange, prompt, turns, pupil.reader, max_tokens)
+    return drafts
+
+
+def kinds_of(questions: Iterable[Asked], pupil: Pupil, max_tokens: int) -> Kinds:
+    """Returns which critiques ask for the same: those that two answers are revised alike for.
+
+    Args:
+        questions: With answers that do not keep to the critiques yet.
+        pupil: The model.
+        max_tokens: Longest revision, in tokens.
+    """
+    tried: dict[frozenset[str], list[Asked]] = defaultdict(list)
     for question in questions:
         tried[_names(question[2])].append(question)
     drafts = {

@@ -40,7 +40,6 @@ from learnback_telemetry.context import about
 from learnback_telemetry.tracing import Tracer
 from learnback_trainer import authors
 from learnback_trainer.acceptance import Head
-from learnback_trainer.anchors import Question, from_canaries, from_traffic
 from learnback_trainer.bisecting import UNTRIED, Bisection
 from learnback_trainer.board import Board
 from learnback_trainer.canaries import Canary
@@ -51,6 +50,7 @@ from learnback_trainer.errors import ModelError, RoundStoppedError, TeamError
 from learnback_trainer.metrics import TrainerMetrics
 from learnback_trainer.publishing import Candidate, open_pupil, publish, put_aside
 from learnback_trainer.pupil import Base, LoraShape, Pupil
+from learnback_trainer.questions import Question, from_canaries, from_traffic
 from learnback_trainer.round_trace import RoundTrace
 from learnback_trainer.school import Curriculum, Report, Sources, hold_round, shipped_questions
 from learnback_trainer.students import FULL_IS_LIVE, Method

@@ -49,8 +49,10 @@ _MOST_LOGITS = 300_000_000
 _ANSWER_BATCH = 64
 # Layers in which it is looked at what prompts have in common, if there are so many.
 _MEANING_LAYERS = 8
-# Short rows go apart from long ones if that leaves at most so much of the tokens with padding.
-_APART_BELOW = 0.75
+# Rows of other lengths go apart before they would fill up a pass with more padding, in tokens.
+_MOST_PADDING = {"cpu": 128}
+# Other devices are slower to begin a pass than to work through some padding.
+_MOST_PADDING_ELSEWHERE = 4096
 
 _MODEL_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
 
@@ -137,7 +139,7 @@ def _frozen(
     def frozen(self: _Pupil, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
         # What FSDP gathers in inference mode it could not use for teaching any more.
         mode = torch.inference_mode if self.team.size == 1 else torch.no_grad
-        with mode():
+        with self._at_rest(), mode():
             return method(self, *args, **kwargs)
 
     return frozen
@@ -184,6 +186,10 @@ class Pupil:
     @property
     def _model(self) -> Any:
         return self._student.network
+
+    def _at_rest(self) -> contextlib.AbstractContextManager[None]:
+        """Within this, nothing is learned; a team's weights are not here to be changed."""
+        return self._student.at_rest() if self.team.size == 1 else contextlib.nullcontext()
 
     @property
     def kind(self) -> CheckpointKind:
@@ -303,7 +309,7 @@ class Pupil:
             For each, logits in float32 of shape [tokens of the answer, vocabulary].
         """
         found: dict[int, Tensor] = {}
-        for places in _alike_in_length([len(prompt) + len(answer) for prompt, answer in pairs]):
+        for places in self._batches(pairs):
             some = self._logits_together([pairs[place] for place in places])
             found |= zip(places, some, strict=True)
         return [found[place] for place in range(len(pairs))]
@@ -311,19 +317,25 @@ class Pupil:
     def _logits_together(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[Tensor]:
         rows = [prompt + answer for prompt, answer in pairs]
         ids, mask = self._left_padded(rows)
-        # The answers stand at the right edge, so that only there logits need to be made.
-        longest = max(len(answer) for _, answer in pairs)
+        # The answers stand at the right edge, so that only there logits need to be made: at the
+        # token before each of an answer's. Places make one dense product of it, a slice many.
+        lengths = [len(answer) for _, answer in pairs]
+        longest, width = max(lengths), ids.shape[1]
         output = self._model(
             input_ids=ids,
             attention_mask=mask,
             position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
-            logits_to_keep=longest + 1,
+            logits_to_keep=torch.arange(width - longest - 1, width - 1, device=ids.device),
             use_cache=False,
         )
-        return [
-            output.logits[row, longest - len(answer) : longest].float()
-            for row, (_, answer) in enumerate(pairs)
+        # In one piece, for a gradient of each row apart is as large as that of all.
+        places = [
+            row * longest + place
+            for row, length in enumerate(lengths)
+            for place in range(longest - length, longest)
         ]
+        logits = output.logits.flatten(0, 1)[torch.tensor(places, device=ids.device)]
+        return list(logits.float().split(lengths))
 
     @_frozen
     def losses(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[float]:
@@ -331,7 +343,7 @@ class Pupil:
         found: dict[int, float] = {}
         for places in self._batches(pairs):
             batch = [pairs[place] for place in places]
-            for place, logits in zip(places, self.logits(batch), strict=True):
+            for place, logits in zip(places, self._logits_together(batch), strict=True):
                 target = torch.tensor(pairs[place][1], device=logits.device)
                 found[place] = float(torch.nn.functional.cross_entropy(logits, target))
         return [found[place] for place in range(len(pairs))]
@@ -341,25 +353,33 @@ class Pupil:
         """Returns log-probabilities at each token of given answers, shaped as `logits` does."""
         found: dict[int, Tensor] = {}
         for places in self._batches(pairs):
-            logits = self.logits([pairs[place] for place in places])
+            logits = self._logits_together([pairs[place] for place in places])
             found |= zip(places, (one.log_softmax(dim=-1) for one in logits), strict=True)
         return [found[place] for place in range(len(pairs))]
 
     def _batches(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[list[int]]:
         """Places of rows that go through the model at once, those alike in length together."""
-        order = sorted(range(len(pairs)), key=lambda one: sum(map(len, pairs[one])))
         vocabulary = self._model.config.get_text_config().vocab_size
+        answers = [len(answer) + 1 for _, answer in pairs]
+        found = []
+        for batch in self._alike_in_length([len(prompt) + len(answer) for prompt, answer in pairs]):
+            most = max(1, _MOST_LOGITS // (vocabulary * max(answers[place] for place in batch)))
+            found += [batch[start : start + most] for start in range(0, len(batch), most)]
+        return found
+
+    def _alike_in_length(self, lengths: Sequence[int]) -> list[list[int]]:
+        """The places of rows that go through the model together, with little padding."""
+        most = _MOST_PADDING.get(self._model.device.type, _MOST_PADDING_ELSEWHERE)
         batches: list[list[int]] = []
-        longest = 0
-        for place in order:
-            longest = max(longest, len(pairs[place][1]) + 1)
+        padding = 0
+        for place in sorted(range(len(lengths)), key=lengths.__getitem__):
             own = batches[-1] if batches else []
-            size = len(own) + 1
-            if own and size <= _ANSWER_BATCH and size * longest * vocabulary <= _MOST_LOGITS:
+            padding += len(own) * (lengths[place] - lengths[own[-1]]) if own else 0
+            if own and len(own) < _ANSWER_BATCH and padding <= most:
                 own.append(place)
             else:
                 batches.append([place])
-                longest = len(pairs[place][1]) + 1
+                padding = 0
         return batches
 
     @_frozen
@@ -370,7 +390,7 @@ class Pupil:
             In float32, of shape [prompts, twice the layers that were looked at, hidden size].
         """
         found: dict[int, Tensor] = {}
-        for places in _by_length(prompts):
+        for places in self._alike_in_length([len(one) for one in prompts]):
             layers, mask = self._states([prompts[place] for place in places])
             seen = mask[:, :, None]
             looked_at = layers[-1 :: -max(1, len(layers) // _MEANING_LAYERS)]
@@ -391,7 +411,7 @@ class Pupil:
         """
         rows = [prompt + answer for prompt, answer in pairs]
         found: dict[int, Tensor] = {}
-        for places in _by_length(rows):
+        for places in self._alike_in_length([len(one) for one in rows]):
             layers, _ = self._states([rows[place] for place in places])
             found |= zip(places, layers[-1][:, -1].float(), strict=True)
         return torch.stack([found[place] for place in range(len(rows))])
@@ -420,27 +440,6 @@ class Pupil:
         mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
         device = self._model.device
         return torch.tensor(filled, device=device), torch.tensor(mask, device=device)
-
-
-def _by_length(rows: Sequence[Ids]) -> list[list[int]]:
-    """The places of rows that go through the model together, so that little is padding."""
-    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-    return [order[start : start + _ANSWER_BATCH] for start in range(0, len(order), _ANSWER_BATCH)]
-
-
-def _alike_in_length(lengths: Sequence[int]) -> list[list[int]]:
-    """The places of rows that go through the model together: all, or the short and the long."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    longest = lengths[order[-1]]
-    # Tokens, padding among them, if so many of the short go apart from the rest.
-    tokens = [
-        lengths[order[count - 1]] * count + longest * (len(order) - count)
-        for count in range(1, len(order) + 1)
-    ]
-    best = min(range(len(order)), key=tokens.__getitem__) + 1
-    if tokens[best - 1] > _APART_BELOW * tokens[-1]:
-        return [order]
-    return [order[:best], order[best:]]
 
 
 @contextlib.contextmanager

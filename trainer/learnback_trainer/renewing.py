@@ -83,14 +83,14 @@ def renewed(
         for place, one in enumerate(exercises)
         if one.dialogue and one.record.signal in company
     ]
-    composed = _composed(
+    made = composed(
         pupil,
         [exercises[one] for one in places],
         [_shown(exercises[one], answers[one], pupil) for one in places],
         longest,
         refinements,
     )
-    for place, new in zip(places, composed, strict=True):
+    for place, new in zip(places, made, strict=True):
         if _changes(exercises[place], new, answers[place]):
             now[place] = new
     return answers, now
@@ -103,17 +103,24 @@ def _shown(exercise: Exercise, answer: Ids, pupil: Pupil) -> Ids:
     return given(exercise.record, pupil.reader)
 
 
-def _composed(
+def composed(
     pupil: Pupil,
     exercises: Sequence[Exercise],
     answers: Sequence[Ids],
     longest: int,
-    refinements: int,
+    refinements: int = 1,
 ) -> list[Exercise]:
-    """Exercises whose targets are answers revised for one critique after the other.
+    """Returns exercises whose targets are answers revised for one critique after the other.
 
     Where two in a row find nothing to change, nothing is left to be said. What came to no end is
     not shown to the next one.
+
+    Args:
+        pupil: The model.
+        exercises: Whose critiques are said: all of their turns, or the only one.
+        answers: What is revised.
+        longest: Longest revision, in tokens.
+        refinements: Revisions that are made of each.
     """
     now, shown = list(exercises), list(answers)
     content = [0] * len(now)

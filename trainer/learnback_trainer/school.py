@@ -10,14 +10,15 @@ from random import Random
 from learnback_store.manifest import GateVerdict
 from learnback_store.records import FeedbackRecord, FeedbackState, FeedbackView, Lesson, Objective
 from learnback_store.rounds import Outcome
-from learnback_trainer import anchors as anchoring
+from learnback_trainer import questions as asking
 from learnback_trainer.acceptance import Fitted, Head, Terms, examples_of, fit_head
-from learnback_trainer.anchors import Amounts, Anchor, Anchors, Question
+from learnback_trainer.anchors import Amounts, Anchor, Anchors, make_anchors
 from learnback_trainer.gate import Budget, Held, Judgement, judge
-from learnback_trainer.lessons import Exercise, make_exercises, practice
+from learnback_trainer.lessons import Exercise, make_exercises, practice, retold
 from learnback_trainer.proofs import Proof
 from learnback_trainer.pupil import NANO, Pupil
 from learnback_trainer.quarrels import outweighed
+from learnback_trainer.questions import Question
 from learnback_trainer.reader import Ids, Reader
 from learnback_trainer.reconcile import reconcile
 from learnback_trainer.screening import Bounds, screen
@@ -157,6 +158,7 @@ def hold_round(
         pupil,
         curriculum.answer_tokens,
     )
+    practised = [*practised, *anchors.mended]
     lessons = taken + anchors.reworded.taught
     _log.info(
         "%d lessons, %d more to practise, %d anchors",
@@ -219,7 +221,7 @@ def shipped_questions(
     # More than anchors, for those like the criticised ones are practised on, others each time; and
     # where facts are corrected, others like them must be held one by one.
     count = _SHIPPED * curriculum.amounts.questions
-    return anchoring.shipped_questions(count, rng, reader)
+    return asking.shipped_questions(count, rng, reader)
 
 
 def _anchors(
@@ -234,19 +236,21 @@ def _anchors(
 ) -> Anchors:
     reader, amounts = pupil.reader, curriculum.amounts
     dialogues: list[Ids] = [one.dialogue for one in exercises if one.dialogue]
-    earlier = anchoring.dialogues_of(sources.earlier, reader)
+    earlier = asking.dialogues_of(sources.earlier, reader)
     if base_name == NANO:
         # What was said so far is about few things; revising is to be held for all.
         dialogues += earlier[: amounts.dialogues // 4]
-        dialogues += anchoring.shipped_dialogues(amounts.dialogues, rng, reader)
+        dialogues += asking.shipped_dialogues(amounts.dialogues, rng, reader)
     dialogues += earlier
-    records = [one.record for one in sources.told]
-    return anchoring.make_anchors(
+    told = asking.told_of([one.record for one in sources.told], reader, everything=sources.told_all)
+    heard = retold(reversed(sources.told), pupil, curriculum.answer_tokens)
+    told = replace(told, lessons=[one for one in heard if one.dialogue])
+    return make_anchors(
         pupil,
         exercises,
         questions,
         dialogues,
-        anchoring.told_of(records, reader, everything=sources.told_all),
+        told,
         unlike,
         amounts=amounts,
         max_tokens=curriculum.answer_tokens,
