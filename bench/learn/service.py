@@ -4,18 +4,22 @@ Each scenario has a service of its own, so that none learns from what another wa
 that the bench puts to the server are traffic to the trainer, who may take them for anchors. For the
 same reason a scenario measures only after its last round, and the base model too (it stays in
 memory, and is asked for by name).
+
+Server and trainer are forked from a process that has loaded torch and transformers before: doing so
+takes each of them longer than the rest of its start.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
-import subprocess
+import runpy
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
@@ -37,6 +41,11 @@ _THREADS = os.environ.get("OMP_NUM_THREADS", "1")
 _ALL_SAID = 3600.0
 _ANSWER_TOKENS = "64"
 
+_forking = multiprocessing.get_context("forkserver")
+_forking.set_forkserver_preload(
+    ["learnback_server.engine.loading", "learnback_trainer.loop", "grpc.aio"]
+)
+
 
 class Service:
     """A running service; a context manager ends it.
@@ -53,7 +62,7 @@ class Service:
         self._round_size, self._round_wait = round_size, round_wait
         self._ends = ExitStack()
         self._shared: tuple[str, ...] = ()
-        self._trainer: subprocess.Popen[bytes] | None = None
+        self._trainer: ForkServerProcess | None = None
 
     def __enter__(self) -> Self:
         redis = self._ends.enter_context(EmbeddedRedis(self.folder / "redis"))
@@ -115,7 +124,9 @@ class Service:
             raise RuntimeError("there is no trainer")
         _end(self._trainer)
         before = self.client.get_checkpoint("live").name
-        if self._start_trainer("--consolidate").wait(_ROUND_SECONDS):
+        consolidating = self._start_trainer("--consolidate")
+        consolidating.join(_ROUND_SECONDS)
+        if consolidating.exitcode != 0:
             raise RuntimeError("the consolidation failed")
         live = self.client.get_checkpoint("live").name
         self.await_serving({live})
@@ -137,7 +148,7 @@ class Service:
         message = {"role": "user", "content": "What is the capital of France?"}
         return self.client.generate(messages=[message], temperature=0, max_tokens=1).checkpoint
 
-    def _start_trainer(self, *flags: str) -> subprocess.Popen[bytes]:
+    def _start_trainer(self, *flags: str) -> ForkServerProcess:
         return self._start(
             "learnback_trainer", *self._shared, *flags,
             "--archive-file", str(self.folder / "archive.sqlite"),
@@ -147,26 +158,25 @@ class Service:
             "--round-size", str(self._round_size),
         )  # fmt: skip
 
-    def _start(self, module: str, *flags: str) -> subprocess.Popen[bytes]:
-        log = self._ends.enter_context((self.folder / f"{module}.log").open("ab"))
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("LEARNBACK_")}
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, "--model", "nano", "--device", "cpu", *flags],
-            stdout=log,
-            stderr=log,
-            env=environment | {"OMP_NUM_THREADS": _THREADS},
+    def _start(self, module: str, *flags: str) -> ForkServerProcess:
+        arguments = ["--model", "nano", "--device", "cpu", *flags]
+        process = _forking.Process(
+            target=_run, args=(module, arguments, self.folder / f"{module}.log")
         )
+        process.start()
         self._ends.callback(_end, process)
         return process
 
-    def _port_of(self, server: subprocess.Popen[bytes]) -> str:
+    def _port_of(self, server: ForkServerProcess) -> str:
         log = self.folder / "learnback_server.log"
         give_up = time.monotonic() + _START_SECONDS
-        while time.monotonic() < give_up and server.poll() is None:
-            if found := re.search(r"on port (\d+)", log.read_text(encoding="utf-8")):
+        told = ""
+        while time.monotonic() < give_up and server.is_alive():
+            told = log.read_text(encoding="utf-8") if log.exists() else ""
+            if found := re.search(r"on port (\d+)", told):
                 return found[1]
             time.sleep(_POLL_SECONDS)
-        raise RuntimeError(f"the server did not start: {log.read_text(encoding='utf-8')[-500:]}")
+        raise RuntimeError(f"the server did not start: {told[-500:]}")
 
 
 @contextmanager
@@ -179,9 +189,19 @@ def fresh(round_size: int, round_wait: float = _ALL_SAID) -> Iterator[Service]:
         yield service
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _run(module: str, arguments: Sequence[str], log: Path) -> None:
+    """Becomes a service, as `python -m` would."""
+    with log.open("ab") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
+    for name in [one for one in os.environ if one.startswith("LEARNBACK_")]:
+        del os.environ[name]
+    os.environ["OMP_NUM_THREADS"] = _THREADS
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__")
+
+
+def _end(process: ForkServerProcess) -> None:
     process.terminate()
-    reaper = threading.Timer(_START_SECONDS, process.kill)
-    reaper.start()
-    process.wait()
-    reaper.cancel()
+    process.join(_START_SECONDS)
+    process.kill()
