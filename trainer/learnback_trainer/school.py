@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 # Questions beside which it is seen which of the criticised ones are alike.
 _FOR_LIKENESS = 64
+# Earlier lessons by which it is told what the live model should answer.
+_HEARD = 64
 # Shipped questions for each that is to be an anchor.
 _SHIPPED = 4
 
@@ -243,7 +245,7 @@ def _anchors(
         dialogues += asking.shipped_dialogues(amounts.dialogues, rng, reader)
     dialogues += earlier
     told = asking.told_of([one.record for one in sources.told], reader, everything=sources.told_all)
-    heard = retold(reversed(sources.told), pupil, curriculum.answer_tokens)
+    heard = retold(reversed(sources.told[:_HEARD]), pupil, curriculum.answer_tokens)
     told = replace(told, lessons=[one for one in heard if one.dialogue])
     return make_anchors(
         pupil,
