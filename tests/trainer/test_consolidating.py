@@ -126,6 +126,7 @@ def test_more_lessons_have_more_steps_and_more_practice(
     found = longer(curriculum, lessons, round_size=4)
     assert (found.recipe.steps, found.amounts.alike) == (steps, alike)
     assert found.recipe.practised == Recipe().practised * min(2, alike // 10)
+    assert found.recipe.reached == (Recipe().reached if lessons == 4 else 1.0)
     assert found.amounts.judged == Amounts().judged * alike // 10
     assert found.amounts.near == Amounts().near * alike // 10
 

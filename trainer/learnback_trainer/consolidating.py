@@ -7,7 +7,8 @@ holds about as much of what was learned as `live` does: where it was said, and a
 like those, which nobody has criticised. Otherwise nothing changes, and it is kept aside. A round of
 n times as many lessons may take n times as many steps, and has up to four times as many questions
 to practise and to be judged by, of which up to twice as many are practised now: they are about more
-kinds, each of which needs some, and it is over only when those are answered as they should be.
+kinds, each of which needs some, and it is over only when all of those are answered as they should
+be, for the few that are not might be a whole kind.
 
 Limits: lessons that contradict each other across rounds, of which the later one won, meet in one
 round here, where neither is the later; and a critique of what only a later checkpoint said can find
@@ -58,7 +59,10 @@ def longer(curriculum: Curriculum, lessons: int, round_size: int) -> Curriculum:
     return replace(
         curriculum,
         recipe=replace(
-            recipe, steps=recipe.steps * rounds, practised=recipe.practised * min(more, _AT_ONCE)
+            recipe,
+            steps=recipe.steps * rounds,
+            practised=recipe.practised * min(more, _AT_ONCE),
+            reached=recipe.reached if rounds == 1 else 1.0,
         ),
         amounts=replace(
             amounts,
