@@ -133,17 +133,20 @@ def teach(
             break
         if step % recipe.renew_steps == 0:
             now = [*now[:told], *next(practised)]
+            settling = last < recipe.steps
+            if settling and not company:
+                continue  # how it is answered by now would decide nothing
             answers, now = renewed(pupil, now, company, recipe.mixture.refinements)
+            # At first all is in motion, and to know how far would cost as much as it does later.
+            if settling or step < recipe.least_steps:
+                continue
             pairs = zip(answers, now, strict=True)
             right = [(answer == one.target) == one.good for answer, one in pairs]
             learned = all(right[:told]) and mean([True, *right[told:]]) >= recipe.reached
-            # Before, all is in motion, and to know how far would cost as much as it does later.
-            if step >= recipe.least_steps:
-                strayed = pupil.together(_look, anchors)
-                rehearsal.note(range(len(anchors)), strayed)
-                calm = not strayed or mean(strayed) <= recipe.calm_nats
-                if learned and calm:
-                    last = min(last, step + recipe.settle_steps)
+            strayed = pupil.together(_look, anchors)
+            rehearsal.note(range(len(anchors)), strayed)
+            if learned and (not strayed or mean(strayed) <= recipe.calm_nats):
+                last = min(last, step + recipe.settle_steps)
     pupil.together(_end)
     return Taught(now[:told], progress.step, progress.lesson_loss, progress.anchor_loss)
 
