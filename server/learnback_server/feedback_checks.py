@@ -203,5 +203,7 @@ def _check_preference(request: pb.SubmitFeedbackRequest, violations: Violations)
 def _check_text(text: str, path: str, violations: Violations, most: int | None = None) -> None:
     if not text:
         violations.add(path, "must not be empty")
+    elif most is not None and text.isspace():
+        violations.add(path, "must not be blank")
     elif most is not None and len(text) > most:
         violations.add(path, f"must be at most {most} characters, not {len(text)}")

@@ -134,8 +134,10 @@ CASES = [
     turns("the assistant speaks last", "[1].role", said=[(USER, "Hi"), (ASSISTANT, "Hello")]),
     # Critique, correction.
     signal("an empty critique", "critique.text", critique=pb.Critique()),
+    signal("a blank critique", "critique.text", critique=pb.Critique(text=" \n\u3000")),
     signal("a critique too long", "critique.text", critique=pb.Critique(text="x" * 4097)),
     signal("an empty correction", "correction.text", correction=pb.Correction()),
+    signal("a blank correction", "correction.text", correction=pb.Correction(text="\t")),
     signal("a correction too long", "correction.text", correction=pb.Correction(text="长" * 32769)),
     # Rating.
     signal("a rating of nothing", "rating.value", rating=pb.Rating()),
@@ -149,6 +151,7 @@ CASES = [
     preference("no preferred", "preferred", preferred=pb.PREFERRED_UNSPECIFIED),
     preference("a third preferred", "preferred", preferred=9),
     preference("an empty other answer", "text", text=""),
+    preference("a blank other answer", "text", text="  "),
     preference("an other answer too long", "text", text="x" * 32769),
     signal(
         "nothing to compare with",

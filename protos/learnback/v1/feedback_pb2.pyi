@@ -327,7 +327,9 @@ class Critique(_message.Message):
 
     TEXT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """In words: "too long", "no, it is 1884", "answer in Chinese". 1 to 4,096 characters."""
+    """In words: "too long", "no, it is 1884", "answer in Chinese". 1 to 4,096 characters, not
+    only spaces.
+    """
     def __init__(
         self,
         *,
