@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo up test test-slow test-image test-cluster test-alerts check image bench bench-swap \
+.PHONY: help setup demo up test test-slow test-cuda test-image test-cluster test-alerts check image bench bench-swap \
   bench-learn soak format protos dashboards clean
 
 help: ## Show this list
@@ -34,6 +34,9 @@ test: setup ## Run the tests, but for those that take minutes
 
 test-slow: setup ## Run the tests of training, and of killed servers, that take minutes
 	@$(BIN)/python -m pytest -q -m slow tests/trainer tests/stack
+
+test-cuda: setup ## Run the engine and the trainer on a GPU (needs one, and torch's CUDA build)
+	@$(BIN)/python -m pytest -q --device cuda tests/cuda tests/trainer
 
 test-image: setup ## Build the images with buildah, and run them (needs buildah and bubblewrap)
 	@$(BIN)/python -m pytest -q -m slow tests/image

@@ -6,7 +6,7 @@ Every contender lives in processes of its own, started once and idle while other
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, Protocol
 
@@ -40,9 +40,10 @@ class Learnback:
 
     name = "learnback"
 
-    def __init__(self, model: str, threads: int, cache_tokens: int) -> None:
+    def __init__(self, model: str, threads: int, cache_tokens: int, device: str) -> None:
         """Starts the server and waits until it serves."""
-        self._server = Server(model, threads, "--cache-tokens", str(cache_tokens))
+        flags = ("--cache-tokens", str(cache_tokens), "--device", device)
+        self._server = Server(model, threads, *flags)
         self._client = worker()
 
     def measure(self, workload: Workload) -> Figures:
@@ -81,9 +82,9 @@ _cache_tokens = 0
 _managers: dict[int, peers.ContinuousBatching] = {}
 
 
-def _load(model: str, threads: int, cache_tokens: int) -> None:
+def _load(model: str, threads: int, cache_tokens: int, device: str) -> None:
     global _model, _cache_tokens
-    _model = peers.load(model, threads)
+    _model = peers.load(model, threads, device)
     _cache_tokens = cache_tokens
 
 
@@ -108,15 +109,26 @@ def _continuous_batching(workload: Workload) -> list[Trace]:
     return _managers[workload.streams].run(workload)
 
 
-def all_contenders(model: str, threads: int, cache_tokens: int) -> list[Contender]:
-    """Starts every contender on a model, each with `threads` threads for torch.
+WAYS = {
+    "transformers batching": _continuous_batching,
+    "static batches": _static_batches,
+    "generate": _one_at_a_time,
+}
+
+
+def start(
+    names: Sequence[str], model: str, threads: int, cache_tokens: int, device: str
+) -> list[Contender]:
+    """Starts contenders on a model, each with `threads` threads for torch.
 
     Those that have a paged cache give it room for `cache_tokens`.
     """
-    loaded = (model, threads, cache_tokens)
+    loaded = (model, threads, cache_tokens, device)
     return [
-        Learnback(*loaded),
-        Transformers("transformers batching", _continuous_batching, *loaded),
-        Transformers("static batches", _static_batches, *loaded),
-        Transformers("generate", _one_at_a_time, *loaded),
+        Learnback(*loaded) if name == Learnback.name else Transformers(name, WAYS[name], *loaded)
+        for name in names
     ]
+
+
+ALL = (Learnback.name, *WAYS)
+"""Every contender there is."""

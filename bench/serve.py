@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import shapes
-from bench.contenders import Contender, Learnback, all_contenders
+from bench.contenders import ALL, Contender, Learnback, start
 from bench.figures import Figures, median_of
 from bench.workload import Lengths, make_workload
 
@@ -60,6 +60,16 @@ SCALES = {
         cache_tokens=8_192,
     ),
 }
+
+
+GPU_SCALE = Scale(
+    Lengths((16, 128), (16, 96)),
+    {1: 4, 4: 4, 16: 5, 64: 4},
+    rounds=3,
+    threads=1,
+    cache_tokens=65_536,
+)
+"""For any model on a GPU."""
 
 
 def measure(
@@ -118,14 +128,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("models", nargs="*", default=["nano"], help="nano, qwen3-0.6b (random)")
     parser.add_argument("--streams", type=int, nargs="+", default=list(STREAMS))
     parser.add_argument("--rounds", type=int, help="instead of as many as the model usually has")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--contenders", nargs="+", choices=ALL, default=list(ALL))
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.models:
-            scale = SCALES[name]
+            scale = SCALES[name] if arguments.device == "cpu" else GPU_SCALE
             scale = replace(scale, rounds=arguments.rounds or scale.rounds)
             model = shapes.make(name, Path(folder))
             note(f"{name}: starting the contenders")
-            contenders = all_contenders(str(model.folder), scale.threads, scale.cache_tokens)
+            loaded = (str(model.folder), scale.threads, scale.cache_tokens, arguments.device)
+            contenders = start(arguments.contenders, *loaded)
             rows = list(HEADER)
             for streams in arguments.streams:
                 rows += table(streams, measure(contenders, streams, scale, model.vocab_size))

@@ -31,6 +31,17 @@ settings.register_profile(
 settings.load_profile("learnback")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds where tests compute. On the CPU, unless asked otherwise: there every bit is promised."""
+    parser.addoption("--device", choices=("cpu", "cuda"), default="cpu")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hides GPUs from tests that are to compute on the CPU, before torch looks for any."""
+    if config.getoption("--device") == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def _tiny(factory: pytest.TempPathFactory, architecture: str) -> Path:
     # Imported here, so that tests of the client can run where there is no torch.
     from transformers.utils import logging

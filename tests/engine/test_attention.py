@@ -32,7 +32,7 @@ def reference_kernel(
     key: torch.Tensor,
     value: torch.Tensor,
     cu_seq_q: torch.Tensor,
-    cu_seq_k: torch.Tensor | None,
+    cu_seq_k: torch.Tensor,
     max_q: int,
     max_k: int,
     *,
@@ -44,8 +44,8 @@ def reference_kernel(
     num_splits: int | None = None,
 ) -> torch.Tensor:
     """`torch.nn.attention.varlen.varlen_attn` over pages, as its documentation says, row by row."""
-    assert cu_seq_k is None, "lengths of keys are given by seqused_k"
-    for indices in (cu_seq_q, seqused_k, block_table):
+    assert torch.equal(cu_seq_k.diff(), seqused_k)
+    for indices in (cu_seq_q, cu_seq_k, seqused_k, block_table):
         assert indices.dtype == torch.int32
     assert num_splits == 1, "a row's result would depend on its neighbours"
     assert enable_gqa == (query.shape[1] != key.shape[2])
@@ -81,7 +81,7 @@ class Desk:
         """Attends by `attention`; None is the engine's own way, traced decoding included."""
         self.model = model
         cache = KeyValueCache(PAGES, PAGE_TOKENS)
-        self.runner = ModelRunner(model.network, cache, context_tokens=model.facts.context_tokens)
+        self.runner = ModelRunner(model.network, cache)
         if attention is None:
             self.runner.warm_up(StepTraces(cache, RECORDS))
         else:

@@ -18,8 +18,8 @@ _namespaces = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def base() -> Base:
-    return load_base("nano", device="cpu")
+def base(request: pytest.FixtureRequest) -> Base:
+    return load_base("nano", device=request.config.getoption("--device"), dtype="float32")
 
 
 @pytest.fixture(scope="session")

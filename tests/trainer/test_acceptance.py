@@ -278,7 +278,9 @@ def test_the_server_scores_as_the_trainer_does(base: Base, tmp_path: Path) -> No
     own, served = Head.load(tmp_path), read_head(tmp_path, base.network)
     assert own is not None
     assert served is not None
-    assert [served.score(one) for one in states] == pytest.approx(own.scores(states).tolist())
+    assert [served.score(one.to(base.network.device)) for one in states] == pytest.approx(
+        own.scores(states).tolist()
+    )
 
 
 def test_a_broken_head_is_said_so(tmp_path: Path) -> None:
@@ -389,7 +391,8 @@ def test_states_are_those_of_the_plain_model(base: Base) -> None:
         states = pupil.states(pairs)
     for (prompt, answer), state in zip(pairs, states, strict=True):
         with torch.inference_mode():
-            whole = base.network(torch.tensor([prompt + answer]), output_hidden_states=True)
+            ids = torch.tensor([prompt + answer], device=base.network.device)
+            whole = base.network(ids, output_hidden_states=True)
         assert torch.allclose(state, whole.hidden_states[-1][0, -1], atol=1e-4)
 
 
@@ -443,7 +446,7 @@ def test_the_gate_refuses_what_the_live_head_would_not_accept(base: Base) -> Non
         pairs = [(one.prompt, one.answer) for one in anchors.questions]
         mangled = [(prompt, (*answer[:2], *answer[-1:])) for prompt, answer in pairs]
         with pupil.as_live():
-            states = torch.cat([pupil.states(pairs), pupil.states(mangled)]).double()
+            states = torch.cat([pupil.states(pairs), pupil.states(mangled)]).double().cpu()
         labels = torch.tensor([1.0] * len(pairs) + [0.0] * len(mangled), dtype=torch.float64)
         head, _ = fitted(states, labels, torch.arange(len(labels)) % 5)
         budget = Budget(adoption=0, anchor_nats=99, changed=1, revision=0)

@@ -121,19 +121,16 @@ class BankRunner:
         base: PreTrainedModel,
         cache: KeyValueCache,
         member_of: MemberOf,
-        *,
-        context_tokens: int,
     ) -> None:
         """Stands beside `base`, whose weights it shares, on the same cache."""
         self._base = base
         self._cache = cache
-        self._context_tokens = context_tokens
         self._member_of = member_of
         self._route = Route()
         self._runner = self._new_runner(_banked(base, self._route))
 
     def _new_runner(self, network: PreTrainedModel) -> ModelRunner:
-        return ModelRunner(network, self._cache, context_tokens=self._context_tokens)
+        return ModelRunner(network, self._cache)
 
     def run(self, rows: list[StepRow], ready: Callable[[], None]) -> torch.Tensor:
         """See `ModelRunner.run`; rows of one adapter are best next to one another."""
@@ -166,7 +163,7 @@ class BankRunner:
         """
         try:
             alone = self._new_runner(_adapted(self._base, adapter))
-            alone.warm_up(traces, graphs=False)  # it is mostly here for a moment
+            alone.warm_up(traces)  # without graphs: it is mostly here for a moment
         except (RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise UnusualAdapterError(f"it can't be computed unmerged: {error}") from error
         return Member(adapter, alone)

@@ -22,6 +22,7 @@ from learnback_server.engine.adapter import Adapter, UnusualAdapterError
 from learnback_server.engine.attention import IMPLEMENTATION, KeyValueCache
 from learnback_server.engine.bank import BankRunner
 from learnback_server.engine.batch import StepRow
+from learnback_server.engine.graphs import Limits
 from learnback_server.engine.loading import LoadedModel
 from learnback_server.engine.messages import (
     CandidateEnd,
@@ -93,6 +94,9 @@ class Engine:
         )
         self._cache = KeyValueCache(self._pages.total, page_tokens)
         self._traces = StepTraces(self._cache, records)
+        self._largest = Limits(
+            options.max_running, options.step_tokens, model.facts.context_tokens, page_tokens
+        )
         self._slots = CheckpointSlots(self._note_released)
         base = self.prepare(model.network)
         self._slots.add(model.facts.checkpoint, Lane(model.facts.checkpoint, base))
@@ -100,7 +104,6 @@ class Engine:
             model.network,
             self._cache,
             lambda row: self._slots.lane(row.sequence.lane).member,
-            context_tokens=model.facts.context_tokens,
         )
         self._scheduler = Scheduler(options, self._pages)
         self._generations: dict[str, Generation] = {}
@@ -152,9 +155,8 @@ class Engine:
             network: A model of the same shape as the first, on the same device.
         """
         network.set_attn_implementation(IMPLEMENTATION)
-        context_tokens = self._model.facts.context_tokens
-        runner = ModelRunner(network, self._cache, context_tokens=context_tokens)
-        runner.warm_up(self._traces)
+        runner = ModelRunner(network, self._cache)
+        runner.warm_up(self._traces, self._largest)
         return runner
 
     def serve(

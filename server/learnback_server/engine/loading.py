@@ -33,14 +33,14 @@ from learnback_server.engine.options import ModelFacts
 from learnback_server.engine.probe import probe
 from learnback_server.engine.reproducible import make_reproducible
 from learnback_server.engine.text import Vocabulary
-from learnback_server.engine.varlen import CUDA_PAGE_TOKENS
+from learnback_server.engine.varlen import FLASH_PAGE_TOKENS, suits_flash
 
 logger = logging.getLogger(__name__)
 
 BASE_CHECKPOINT = "base"
 """Name of the checkpoint that is the model itself, before any feedback."""
 
-CPU_PAGE_TOKENS = 16
+GATHERED_PAGE_TOKENS = 16
 """Small pages waste little and share short prefixes; gathering them costs the same."""
 
 WIDE = 512
@@ -67,8 +67,8 @@ class LoadedModel:
 
     @property
     def page_tokens(self) -> int:
-        """The size of page that suits the model's device."""
-        return CUDA_PAGE_TOKENS if self.network.device.type == "cuda" else CPU_PAGE_TOKENS
+        """The size of page that suits the way the model is computed."""
+        return _page_tokens(self.network)
 
 
 def load_model(
@@ -109,9 +109,13 @@ def load_model(
     return LoadedModel(network, tokenizer, vocabulary, facts)
 
 
+def _page_tokens(network: PreTrainedModel) -> int:
+    return FLASH_PAGE_TOKENS if suits_flash(network) else GATHERED_PAGE_TOKENS
+
+
 def _prove(name: str, network: PreTrainedModel, vocabulary: Vocabulary) -> None:
     """Refuses a model whose paged answer is not its plain one."""
-    fault = probe(network, vocabulary)
+    fault = probe(network, vocabulary, _page_tokens(network))
     if fault:
         raise ModelError(
             f"{name}: {type(network).__name__} can't be served: {fault}. The engine serves decoder-"

@@ -25,15 +25,18 @@ PROBE_TOKENS = 40
 FIRST_CHUNK = 23
 """Not a multiple of a page, so that the second chunk begins inside one."""
 
-PROBE_PAGE_TOKENS = {"cpu": 16, "cuda": 256}
-
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference of logits that rounding explains, as a share of the largest logit."""
 
 
 @torch.inference_mode()
-def probe(network: PreTrainedModel, vocabulary: Vocabulary) -> str:
+def probe(network: PreTrainedModel, vocabulary: Vocabulary, page_tokens: int) -> str:
     """Switches a model to paged attention and compares it with itself before.
+
+    Args:
+        network: The model.
+        vocabulary: Its tokens.
+        page_tokens: Tokens of a page.
 
     Returns:
         What is wrong, in words; empty if nothing is.
@@ -42,7 +45,7 @@ def probe(network: PreTrainedModel, vocabulary: Vocabulary) -> str:
     plain = network(input_ids=torch.tensor([ids], device=network.device)).logits[0, -1]
     network.set_attn_implementation(IMPLEMENTATION)
     try:
-        paged = _paged_logits(network, vocabulary, ids)
+        paged = _paged_logits(network, vocabulary, ids, page_tokens)
     except UnsupportedAttentionError as error:
         return f"it needs {error}"
     except (RuntimeError, TypeError, AttributeError, IndexError, ValueError) as error:
@@ -53,11 +56,11 @@ def probe(network: PreTrainedModel, vocabulary: Vocabulary) -> str:
     return ""
 
 
-def _paged_logits(network: PreTrainedModel, vocabulary: Vocabulary, ids: list[int]) -> torch.Tensor:
+def _paged_logits(
+    network: PreTrainedModel, vocabulary: Vocabulary, ids: list[int], page_tokens: int
+) -> torch.Tensor:
     """Logits after `ids`, computed in two chunks, the second beside another sequence."""
-    page_tokens = PROBE_PAGE_TOKENS[network.device.type]
-    cache = KeyValueCache(8, page_tokens)
-    runner = ModelRunner(network, cache, context_tokens=PROBE_TOKENS)
+    runner = ModelRunner(network, KeyValueCache(8, page_tokens))
     first, second = (_sequence(name, ids, vocabulary) for name in ("first", "second"))
     first.pages, second.pages = [1, 2, 3], [4, 5, 6]
     runner.run([StepRow(first, FIRST_CHUNK)])

@@ -7,7 +7,7 @@ step loop above does not know which.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
@@ -19,11 +19,16 @@ from learnback_server.engine.attention import (
     PreparedStep,
 )
 from learnback_server.engine.batch import StepBatch, StepRow
-from learnback_server.engine.graphs import GraphedDecoder
+from learnback_server.engine.graphs import Limits, graphed
 from learnback_server.engine.reproducible import FEWEST_ROWS, fewest_rows
 from learnback_server.engine.sdpa import SdpaAttention, SdpaStep
 from learnback_server.engine.traced import StepTraces
-from learnback_server.engine.varlen import VarlenAttention
+from learnback_server.engine.varlen import (
+    FLASH_PAGE_TOKENS,
+    VarlenAttention,
+    VarlenStep,
+    suits_flash,
+)
 
 
 class Stepper(Protocol):
@@ -49,18 +54,15 @@ def _nobody() -> None:
 class ModelRunner:
     """The model, its key-value cache, and the way to attend that suits the device."""
 
-    def __init__(
-        self, model: PreTrainedModel, cache: KeyValueCache, *, context_tokens: int
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, cache: KeyValueCache) -> None:
         """Runs `model` on `cache`, which models of one shape may share."""
         self._model = model
         self._device = model.device
         self._cache = cache
-        self._attention = _attention_for(self._device)
+        self._attention = _attention_for(model, cache.page_tokens)
         # (The kernels for bfloat16 do not differ.)
         padded = self._device.type == "cpu" and model.dtype == torch.float32
         self._smallest_step = fewest_rows() if padded else 0
-        self._context_tokens = context_tokens
         self._stepper: Stepper | None = None
 
     @property
@@ -72,26 +74,21 @@ class ModelRunner:
         return self._smallest_step
 
     @torch.inference_mode()
-    def warm_up(self, traces: StepTraces, *, graphs: bool = True) -> None:
-        """Allocates the cache by a first pass, and prepares the fast way of decoding.
+    def warm_up(self, traces: StepTraces, largest: Limits | None = None) -> None:
+        """Allocates the cache by a first pass, and prepares the fast way of computing steps.
 
         Args:
             traces: Recorded steps over the same cache, for the CPU.
-            graphs: Whether CUDA graphs are captured, as batches of new sizes come.
+            largest: The largest step, for CUDA graphs; without it none are captured.
         """
         batch = StepBatch([], self._cache.page_tokens, pad_to=FEWEST_ROWS)
         step = self._attention.prepare(batch, self._device)
         self._run(batch, step)
-        if isinstance(step, SdpaStep):
-            if self._device.type == "cpu":
-                self._stepper = traces.stepper(self._model, step.windows)
-        elif graphs:
-            self._stepper = GraphedDecoder(
-                lambda ids, positions, step: self._logits(ids, positions, step, None),
-                self._device,
-                most_pages=-(-self._context_tokens // self._cache.page_tokens),
-                most_keys=self._context_tokens,
-            )
+        if isinstance(step, VarlenStep):
+            if largest is not None and self._device.type == "cuda":
+                self._stepper = graphed(self._logits, self._device, largest)
+        elif isinstance(step, SdpaStep) and self._device.type == "cpu":
+            self._stepper = traces.stepper(self._model, step.windows)
 
     @torch.inference_mode()
     def run(self, rows: list[StepRow], ready: Callable[[], None] = _nobody) -> torch.Tensor:
@@ -146,16 +143,15 @@ class ModelRunner:
         ids: torch.Tensor,
         positions: torch.Tensor,
         step: PreparedStep,
-        last: torch.Tensor | None,
+        last: torch.Tensor,
     ) -> torch.Tensor:
-        """Logits of the tokens `last` (None: of all), of shape (tokens, vocabulary)."""
-        keep: dict[str, Any] = {} if last is None else {"logits_to_keep": last}
+        """Logits of the tokens `last`, of shape (tokens, vocabulary)."""
         output = self._model(
             input_ids=ids.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
             use_cache=False,
             paged=self._paged(step),
-            **keep,
+            logits_to_keep=last,
         )
         logits: torch.Tensor = output.logits[0]
         return logits
@@ -164,8 +160,8 @@ class ModelRunner:
         return PagedForward(self._attention, self._cache, step)
 
 
-def _attention_for(device: torch.device) -> PagedAttention:
-    if device.type != "cuda":
+def _attention_for(model: PreTrainedModel, page_tokens: int) -> PagedAttention:
+    if not suits_flash(model) or page_tokens % FLASH_PAGE_TOKENS:
         return SdpaAttention()
     from torch.nn.attention.varlen import varlen_attn
 

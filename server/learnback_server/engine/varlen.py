@@ -1,8 +1,9 @@
 """Paged attention by PyTorch's `varlen_attn` with a block table: the way for CUDA.
 
-The kernel (FlashAttention) reads pages where they lie, so nothing is gathered or padded. A step of
-decoding alone has the same shapes whatever the lengths, and can therefore be captured in a CUDA
-graph (`graphs.py`): `prepare` can write into tensors that a graph reads.
+The kernel (FlashAttention 2) reads pages where they lie, so nothing is gathered or padded. It reads
+from memory, too, where rows begin and how long they are, so that steps of one size can be captured
+in a CUDA graph (`graphs.py`). It takes numbers of 16 bits only; a model in float32 is computed by
+`SdpaAttention`, on a GPU as well.
 
 The kernel is an argument, so that what is handed to it can be tested without a GPU.
 """
@@ -15,17 +16,35 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from learnback_server.engine.attention import Pages
-from learnback_server.engine.batch import StepBatch
+from learnback_server.engine.batch import Ints, StepBatch
 
-CUDA_PAGE_TOKENS = 256
+FLASH_PAGE_TOKENS = 256
 """FlashAttention 2 takes pages of a multiple of this many tokens."""
+
+FLASH_CAPABILITY = (8, 0)
+"""The oldest GPUs that it runs on (Ampere)."""
+
+FLASH_HEAD_UNIT = 8
+FLASH_LARGEST_HEAD = 256
+"""Sizes of heads that it takes: multiples of the one up to the other."""
 
 ONE_SPLIT = 1
 """Keys are never split over thread blocks: a row's result must not depend on its neighbours."""
 
 Kernel = Callable[..., Any]
+
+
+def suits_flash(model: PreTrainedModel) -> bool:
+    """Whether FlashAttention computes a model where it is: on such a GPU, in 16 bits."""
+    if model.device.type != "cuda" or model.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    config = model.config.get_text_config()
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    capable = torch.cuda.get_device_capability(model.device) >= FLASH_CAPABILITY
+    return capable and head % FLASH_HEAD_UNIT == 0 and head <= FLASH_LARGEST_HEAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +54,7 @@ class VarlenStep:
     Attributes:
         slots: Where new keys and values go, of shape (T,).
         starts: Cumulative queries of the rows, of shape (R + 1,).
+        key_starts: Cumulative keys of the rows, of shape (R + 1,).
         lengths: Keys of each row, of shape (R,).
         tables: Pages of each row, of shape (R, most pages).
         most_queries: Of any row.
@@ -43,6 +63,7 @@ class VarlenStep:
 
     slots: torch.Tensor
     starts: torch.Tensor
+    key_starts: torch.Tensor
     lengths: torch.Tensor
     tables: torch.Tensor
     most_queries: int
@@ -61,6 +82,7 @@ class VarlenAttention:
         return VarlenStep(
             slots=torch.from_numpy(batch.slots).to(device, non_blocking=True),
             starts=_int32(batch.starts, device),
+            key_starts=_int32(cumulative(batch.lengths), device),
             lengths=_int32(batch.lengths, device),
             tables=_int32(batch.tables, device),
             most_queries=int(batch.counts.max()),
@@ -83,7 +105,7 @@ class VarlenAttention:
             keys.paged,
             values.paged,
             step.starts,
-            None,
+            step.key_starts,  # it asks for them, though tables and lengths say all
             step.most_queries,
             step.most_keys,
             scale=scale,
@@ -95,6 +117,13 @@ class VarlenAttention:
             num_splits=ONE_SPLIT,
         )
         return output
+
+
+def cumulative(lengths: Ints) -> Ints:
+    """Where each of some pieces begins, and the last one ends."""
+    starts: Ints = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    return starts
 
 
 def _int32(array: np.ndarray, device: torch.device) -> torch.Tensor:
