@@ -85,8 +85,10 @@ def measure(
         workload = make_workload(streams, requests, scale.lengths, vocab_size, seed)
         first = seed % len(contenders)
         for contender in [*contenders[first:], *contenders[:first]]:
-            taken[contender.name].append(contender.measure(workload))
-            note(f"  {streams} streams, round {seed}: {contender.name}")
+            found = contender.measure(workload)
+            taken[contender.name].append(found)
+            told = f"{contender.name}, {found.tokens_per_second:.0f} tokens/s"
+            note(f"  {streams} streams, round {seed}: {told}")
     return taken
 
 

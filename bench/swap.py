@@ -68,6 +68,10 @@ SCALES = {
 }
 
 
+GPU_SCALE = Scale(Lengths((16, 64), (24, 48)), swaps=3, steady_seconds=4.0, threads=1)
+"""For any model on a GPU."""
+
+
 @dataclass(frozen=True, slots=True)
 class Move:
     """One move of the alias: when it was asked for, and when what it brings was in place."""
@@ -109,13 +113,14 @@ def serving(model: Path, threads: int, folder: Path, *flags: str) -> Iterator[Se
 
 
 def measure(
-    model: shapes.Model, scale: Scale, rounds: int, folder: Path
+    model: shapes.Model, scale: Scale, rounds: int, folder: Path, device: str
 ) -> list[dict[str, list[float]]]:
     """Seconds between tokens by phase, of each round; all rounds are one server's."""
     store = CheckpointStore(folder / "checkpoints")
     names = publish_adapters(model.folder, store, rounds * scale.swaps)
     measured = []
-    with serving(model.folder, scale.threads, folder) as server, worker() as process:
+    serving_it = serving(model.folder, scale.threads, folder, "--device", device)
+    with serving_it as server, worker() as process:
         process.submit(time.perf_counter).result()  # it has to start, which takes a while
         for number in range(rounds):
             own = names[number * scale.swaps :][: scale.swaps]
@@ -204,7 +209,7 @@ def memory(model: shapes.Model, threads: int, folder: Path) -> list[str]:
     names = publish_adapters(model.folder, store, MEMORY_SWAPS)
     lines = []
     with (
-        serving(model.folder, threads, folder, "--merge", "never") as server,
+        serving(model.folder, threads, folder, "--merge", "never", "--device", "cpu") as server,
         Client(server.address) as client,
     ):
         before = server.memory
@@ -251,13 +256,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.swap", description=__doc__)
     parser.add_argument("models", nargs="*", default=["nano"], help="nano, qwen3-0.6b (random)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args(argv)
+    on_cpu = arguments.device == "cpu"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for asked in arguments.models:
-            model, scale = shapes.make(asked, folder), SCALES[asked]
-            rounds = measure(model, scale, arguments.rounds, folder / f"{asked}-swaps")
-            lines = [*table(rounds), "", *memory(model, scale.threads, folder / f"{asked}-memory")]
+            model = shapes.make(asked, folder)
+            scale = SCALES[asked] if on_cpu else GPU_SCALE
+            swaps = folder / f"{asked}-swaps"
+            lines = table(measure(model, scale, arguments.rounds, swaps, arguments.device))
+            if on_cpu:  # what a GPU holds is not the process's to tell
+                lines += ["", *memory(model, scale.threads, folder / f"{asked}-memory")]
             sys.stdout.write(f"\n{asked}, {STREAMS} streams\n\n" + "\n".join(lines) + "\n")
 
 

@@ -73,7 +73,10 @@ def test_what_is_left_over_stays_in_the_scratch_page(desk: Desk) -> None:
     assert not inputs.step.slots[len(batch.ids) :].any()
     assert not inputs.step.tables[batch.rows :].any()
     assert inputs.step.starts[-1] == size.tokens
-    assert inputs.step.starts.diff().min() >= 0
+    queries = inputs.step.starts.diff()
+    assert queries.min() >= 0
+    assert (inputs.step.lengths >= queries).all(), "a query would see no key"
+    assert inputs.step.lengths.max() <= inputs.step.tables.shape[1] * PAGE_TOKENS
 
 
 def test_a_step_that_is_too_large_fits_in_none(desk: Desk) -> None:

@@ -124,7 +124,9 @@ class Inputs:
     def __init__(self, size: Size, limits: Limits, device: torch.device) -> None:
         """Makes room for a step of this size; every row is of no sequence yet."""
         self._size = size
-        self._pages = -(-limits.keys // limits.page_tokens)
+        # All that is left over may be a row of its own, longer than any sequence.
+        most_keys = max(limits.keys, size.tokens)
+        self._pages = -(-most_keys // limits.page_tokens)
         tokens, rows = size.tokens, size.rows
         self._wide = torch.zeros(3 * tokens + rows, dtype=torch.int64, device=device)
         # Where rows begin, and their keys; how long they are; their pages.
@@ -141,7 +143,7 @@ class Inputs:
             lengths=lengths,
             tables=tables.view(rows, self._pages),
             most_queries=size.most_queries,
-            most_keys=limits.keys,
+            most_keys=most_keys,
         )
         self.fill(StepBatch([], limits.page_tokens, pad_to=1))
 
@@ -159,7 +161,9 @@ class Inputs:
         starts[rows + 1 :] = np.minimum(tokens + np.arange(1, size.rows - rows + 1), size.tokens)
         starts[-1] = size.tokens
         lengths[:rows] = batch.lengths
-        lengths[rows:] = 1
+        # As many keys as tokens: where queries see no key at all, the kernel of torch 2.13 writes
+        # beyond its output.
+        lengths[rows:] = np.diff(starts)[rows:]
         key_starts[:] = cumulative(lengths.astype(np.int64))
         tables.reshape(size.rows, -1)[:rows, : batch.tables.shape[1]] = batch.tables
         self._wide.copy_(torch.from_numpy(wide), non_blocking=True)
