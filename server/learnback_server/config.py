@@ -121,7 +121,7 @@ class ServerConfig(BaseSettings):
         _ENGINE.page_tokens,
         ge=0,
         le=1024,
-        description="Tokens a page of the cache holds. 0: what suits the device (16 or 256).",
+        description="Tokens a page of the cache holds. 0: what suits the model (16 or 256).",
     )
     cache_tokens: int = Field(
         _ENGINE.cache_tokens,

@@ -16,7 +16,8 @@ class EngineOptions:
     step_tokens: int = 1024
     """Most tokens of one forward pass: one for each decoding sequence, the rest prefill."""
     page_tokens: int = 0
-    """Tokens in one page of the key-value cache. 0: what suits the device (CPU 16, CUDA 256)."""
+    """Tokens in one page of the key-value cache. 0: what suits the model (16; 256 on a GPU in 16 bits,
+    for FlashAttention takes no smaller ones: with others the slower SDPA computes)."""
     cache_tokens: int = 65536
     """Tokens that the whole key-value cache holds."""
     prefix_cache: bool = True
