@@ -139,7 +139,7 @@ def _frozen(
     def frozen(self: _Pupil, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
         # What FSDP gathers in inference mode it could not use for teaching any more.
         mode = torch.inference_mode if self.team.size == 1 else torch.no_grad
-        with self._at_rest(), mode():
+        with mode():
             return method(self, *args, **kwargs)
 
     return frozen
@@ -186,10 +186,6 @@ class Pupil:
     @property
     def _model(self) -> Any:
         return self._student.network
-
-    def _at_rest(self) -> contextlib.AbstractContextManager[None]:
-        """Within this, nothing is learned; a team's weights are not here to be changed."""
-        return self._student.at_rest() if self.team.size == 1 else contextlib.nullcontext()
 
     @property
     def kind(self) -> CheckpointKind:

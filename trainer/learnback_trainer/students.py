@@ -18,7 +18,6 @@ from typing import Any, Protocol
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from learnback_store.manifest import CheckpointKind
@@ -35,8 +34,6 @@ FULL_WANTS_ONE = (
     "full weights are taught, and read, by one process: start the trainer without torchrun, or "
     "with --nproc-per-node 1"
 )
-# Up to so many bytes that adapters are on, they are merged while nothing is learned.
-_SMALL_BYTES = 256 * 1024 * 1024
 # What tells a folder with an adapter from one with all weights.
 _ADAPTER_FILE = "adapter_config.json"
 
@@ -66,9 +63,6 @@ class Student(Protocol):
     def as_frozen(self, which: Frozen) -> contextlib.AbstractContextManager[None]:
         """Within this, the network is a frozen one."""
 
-    def at_rest(self) -> contextlib.AbstractContextManager[None]:
-        """Within this, nothing is learned, and the network is as fast as it can be."""
-
     def save(self, folder: Path, base_name: str) -> None:
         """Writes the student, with the name of its base and no path."""
 
@@ -93,52 +87,19 @@ class AdapterStudent:
         self.network: Any = (
             _new_adapter(base, rank, alpha) if parent is None else _parents_adapter(base, parent)
         )
-        self._adapted: list[Any] = [
-            one for one in self.network.modules() if isinstance(one, LoraLayer)
-        ]
-        size = sum(one.get_base_layer().weight.nbytes for one in self._adapted)
-        self._is_small = size <= _SMALL_BYTES
-        self._as_base = False
 
     @contextlib.contextmanager
     def as_frozen(self, which: Frozen) -> Iterator[None]:
         """Within this, the network is a frozen one."""
         if which is Frozen.BASE or self.live_is_base:
-            before, self._as_base = self._as_base, True
-            try:
-                with self.network.disable_adapter():
-                    yield
-            finally:
-                self._as_base = before
+            with self.network.disable_adapter():
+                yield
             return
         self.network.set_adapter(_LIVE)
         try:
             yield
         finally:
             self.network.set_adapter(_STUDENT)
-
-    @contextlib.contextmanager
-    def at_rest(self) -> Iterator[None]:
-        """Within this, nothing is learned, and the adapter is a part of a small model's weights.
-
-        What is computed beside each weight costs a small model as much as the weight itself, and a
-        large one next to nothing; and it is the large one that has no room for a second copy.
-        """
-        if self._as_base or not self._is_small:
-            yield
-            return
-        weights = [one.get_base_layer().weight for one in self._adapted]
-        own = [one.data for one in weights]
-        # Into copies, for taking away again what was added leaves a weight a little different.
-        for weight in weights:
-            weight.data = weight.data.clone()
-        self.network.merge_adapter()
-        try:
-            yield
-        finally:
-            for layer, weight, data in zip(self._adapted, weights, own, strict=True):
-                weight.data = data
-                layer.merged_adapters.clear()
 
     def save(self, folder: Path, base_name: str) -> None:
         """Writes the adapter as PEFT does, with the name of its base and no path."""
@@ -150,7 +111,7 @@ class AdapterStudent:
     def close(self) -> None:
         """Leaves the base model as it was."""
         self.network.unload()
-        del self.network, self._adapted
+        del self.network
 
 
 class FullStudent:
@@ -179,10 +140,6 @@ class FullStudent:
             yield
         finally:
             self.network = self._student
-
-    def at_rest(self) -> contextlib.AbstractContextManager[None]:
-        """Within this, nothing is learned."""
-        return contextlib.nullcontext()
 
     def save(self, folder: Path, base_name: str) -> None:
         """Writes all weights as transformers does, with the name of the base and no path."""
