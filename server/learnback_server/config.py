@@ -117,11 +117,6 @@ class ServerConfig(BaseSettings):
         ge=1,
         description="Most tokens of one forward pass; at least max_running.",
     )
-    step_prompts: int = Field(
-        _ENGINE.step_prompts,
-        ge=0,
-        description="Most prompts that one pass reads. 0: as many as its tokens allow.",
-    )
     page_tokens: int = Field(
         _ENGINE.page_tokens,
         ge=0,
@@ -321,7 +316,6 @@ class ServerConfig(BaseSettings):
             max_running=self.max_running,
             max_waiting=self.max_waiting,
             step_tokens=self.step_tokens,
-            step_prompts=self.step_prompts,
             page_tokens=self.page_tokens,
             cache_tokens=self.cache_tokens,
             prefix_cache=self.prefix_cache,

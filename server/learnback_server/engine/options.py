@@ -15,8 +15,6 @@ class EngineOptions:
     """Generations that may wait; one more is refused with QueueFullError."""
     step_tokens: int = 1024
     """Most tokens of one forward pass: one for each decoding sequence, the rest prefill."""
-    step_prompts: int = 0
-    """Most prompts that one pass reads. 0: as many as its tokens allow."""
     page_tokens: int = 0
     """Tokens in one page of the key-value cache. 0: what suits the model (16; on a GPU in 16 bits
     256, the least that FlashAttention takes: over smaller ones the slower SDPA computes)."""

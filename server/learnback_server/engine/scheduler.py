@@ -48,9 +48,8 @@ class Scheduler:
         """Chooses the rows of the next step and makes sure of their pages."""
         rows: list[StepRow] = []
         budget = self._options.step_tokens
-        prompts = self._options.step_prompts or budget
         for sequence in sorted(self.running, key=_decoding_first):
-            if budget == 0 or (sequence.pending > 1 and prompts == 0):
+            if budget == 0:
                 break
             if sequence not in self.running:  # gave up its pages to one before it
                 continue
@@ -58,9 +57,8 @@ class Scheduler:
             if self._secure(sequence, count):
                 rows.append(StepRow(sequence, count))
                 budget -= count
-                prompts -= sequence.pending > 1
         rows = [row for row in rows if row.sequence.pages]  # some may have been preempted since
-        return rows + self._admit(budget, prompts)
+        return rows + self._admit(budget)
 
     def advance(self, row: StepRow) -> None:
         """Notes that a row has been computed, and registers the pages that it has filled."""
@@ -75,11 +73,10 @@ class Scheduler:
             )
             sequence.registered_pages = i + 1
 
-    def _admit(self, budget: int, prompts: int) -> list[StepRow]:
-        """Starts up to `prompts` that wait, while there are rows, tokens and pages for them."""
+    def _admit(self, budget: int) -> list[StepRow]:
+        """Starts waiting sequences while there are rows, tokens and pages for them."""
         rows: list[StepRow] = []
-        running = self._options.max_running
-        while self._waiting and budget and len(rows) < prompts and len(self.running) < running:
+        while self._waiting and budget > 0 and len(self.running) < self._options.max_running:
             sequence = self._waiting[0][-1]
             if sequence.ended:
                 heapq.heappop(self._waiting)
