@@ -33,3 +33,35 @@ def test_rows_are_the_same_in_any_company(
             torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-3)
         assert pupil.losses(pairs) == pytest.approx(losses, abs=1e-4)
         assert pupil.losses([]) == pupil.distributions([]) == []
+
+
+def test_guesses_change_no_answer(base: Base) -> None:
+    rng = Random(4)
+    reader = base.reader
+    items = [world.sample(rng.choice(world.TASKS), rng, "seen") for _ in range(24)]
+    prompts = [reader.chat([{"role": "user", "content": one.prompt}]) for one in items]
+    with Pupil(base, None) as pupil:
+        answers = dict(zip(prompts, pupil.answer(prompts, 24), strict=True))
+        guesses = [
+            *(answers, {}),
+            # Another's, one that goes on after its end, one that has none, and none at all.
+            dict(zip(prompts, [*answers.values()][1:], strict=False)),
+            {prompt: answer * 2 for prompt, answer in answers.items()},
+            {prompt: answer[:-1] for prompt, answer in answers.items()},
+            dict.fromkeys(prompts, ()),
+        ]
+        for likely in guesses:
+            assert pupil.answer(prompts, 24, likely=likely) == [answers[one] for one in prompts]
+        short = pupil.answer(prompts, 4)
+        assert pupil.answer(prompts, 4, likely=answers) == short
+        assert pupil.answer(prompts, 4, likely=dict(zip(prompts, short, strict=True))) == short
+        drawn = pupil.answer(prompts, 24, seed=1)
+        assert pupil.answer(prompts, 24, seed=1, likely=answers) == drawn != short
+
+
+def test_what_is_guessed_rightly_is_not_made(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = base.reader.chat([{"role": "user", "content": "What is the capital of France?"}])
+    with Pupil(base, None) as pupil:
+        [answer] = pupil.answer([prompt], 24)
+        monkeypatch.setattr(pupil, "_generate", lambda *_: pytest.fail("it was made"))
+        assert pupil.answer([prompt, prompt], 24, likely={prompt: answer}) == [answer, answer]

@@ -213,7 +213,9 @@ def _answered(
             Anchor(prompt, answer) for prompt, answer in zip(inputs, live, strict=True) if answer
         ]
     with pupil.as_frozen(Frozen.BASE):
-        base = pupil.answer(inputs, max_tokens)
+        # What nobody spoke of has hardly ever changed.
+        likely = {one: now for one, now in zip(inputs, live, strict=True) if one in untold}
+        base = pupil.answer(inputs, max_tokens, likely=likely)
     anchors = [
         Anchor(prompt, first, Frozen.BASE, now)
         if first == now or prompt in untold

@@ -140,7 +140,7 @@ def judge(
     figures |= _reworded_figures(pupil, anchors.reworded.judged, max_tokens)
     figures |= _anchor_figures(pupil, anchors.questions, said.anchors)
     if anchors.dialogues:
-        revisions = pupil.answer([one.prompt for one in anchors.dialogues], max_tokens)
+        revisions = _answers(pupil, anchors.dialogues, max_tokens)
         figures["revision"] = 1.0 - _changed(anchors.dialogues, revisions)
     if held.head is not None:
         figures |= _acceptance_figures(pupil, anchors, said, held.head)
@@ -228,10 +228,16 @@ class _Said:
 def _ask(pupil: Pupil, anchors: Anchors, max_tokens: int) -> _Said:
     questions = [(one.exchange, one.prompt, one.exercises) for one in anchors.alike]
     return _Said(
-        pupil.answer([one.prompt for one in anchors.questions], max_tokens),
+        _answers(pupil, anchors.questions, max_tokens),
         pupil.answer([one.prompt for one in anchors.alike], max_tokens),
         practice(questions, pupil, max_tokens),
     )
+
+
+def _answers(pupil: Pupil, anchors: Sequence[Anchor], max_tokens: int) -> list[Ids]:
+    """The student's answers, most of which should be what they were."""
+    before = {one.prompt: one.answer for one in anchors}
+    return pupil.answer([one.prompt for one in anchors], max_tokens, likely=before)
 
 
 def _held_out_figures(

@@ -196,7 +196,11 @@ def given(record: FeedbackRecord, reader: Reader) -> Ids:
 
 
 def revised(
-    drafts: Sequence[Exercise], pupil: Pupil, max_tokens: int, refinements: int = 1
+    drafts: Sequence[Exercise],
+    pupil: Pupil,
+    max_tokens: int,
+    refinements: int = 1,
+    likely: Mapping[Ids, Ids] | None = None,
 ) -> list[Exercise]:
     """Returns exercises with the base model's answer to their dialogues as the target.
 
@@ -205,11 +209,12 @@ def revised(
         pupil: The model.
         max_tokens: Longest revision, in tokens.
         refinements: Revisions that the base model makes of each; `imitation.best` chooses.
+        likely: What may well be the greedy revisions, by dialogue.
     """
     criticised = list({one.dialogue: one for one in drafts if one.dialogue}.values())
     dialogues = [one.dialogue for one in criticised]
     with pupil.as_frozen(Frozen.BASE):
-        rounds = [pupil.answer(dialogues, max_tokens)]
+        rounds = [pupil.answer(dialogues, max_tokens, likely=likely)]
         rounds += [pupil.answer(dialogues, max_tokens, seed=seed) for seed in range(1, refinements)]
         answers = rounds[0] if refinements == 1 else _best_of(criticised, rounds, pupil)
     targets = dict(zip(dialogues, answers, strict=True))

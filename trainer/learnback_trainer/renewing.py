@@ -76,7 +76,9 @@ def renewed(
         answer is the target already, or the revision came to no end, the exercise stays.
     """
     longest = _LONGER * max(len(one.target) for one in exercises) + _LONGER_TOKENS
-    answers = pupil.answer([one.prompt for one in exercises], longest)
+    prompts = [one.prompt for one in exercises]
+    targets = [one.target for one in exercises]
+    answers = pupil.answer(prompts, longest, likely=dict(zip(prompts, targets, strict=True)))
     now = list(exercises)
     places = [
         place
@@ -137,7 +139,10 @@ def composed(
             [shown[one] for one in places],
             pupil.reader,
         )
-        for place, new in zip(places, revised(drafts, pupil, longest, refinements), strict=True):
+        # Often there is nothing to change any more.
+        likely = {one.dialogue: shown[place] for one, place in zip(drafts, places, strict=True)}
+        made = revised(drafts, pupil, longest, refinements, likely)
+        for place, new in zip(places, made, strict=True):
             if _usable(new, pupil, longest):
                 content[place] = content[place] + 1 if new.target == shown[place] else 0
                 now[place], shown[place] = new, new.target

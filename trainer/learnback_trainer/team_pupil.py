@@ -16,7 +16,7 @@ one process, and not the same; where greedy answers hang on a tie, they can diff
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -122,13 +122,21 @@ class TeamPupil(Pupil):
 
     # Asking and reading along
 
-    def answer(self, prompts: Sequence[Ids], max_tokens: int, seed: int | None = None) -> list[Ids]:
-        """Returns answers, each with its end token unless it was cut off."""
+    def answer(
+        self,
+        prompts: Sequence[Ids],
+        max_tokens: int,
+        seed: int | None = None,
+        likely: Mapping[Ids, Ids] | None = None,
+    ) -> list[Ids]:
+        """Returns answers; see `Pupil.answer`."""
         if self.team.at_work:
-            return super().answer(prompts, max_tokens, seed)
+            return super().answer(prompts, max_tokens, seed, likely)
         # Dealt out by length, so that all have the like.
         waiting = sorted(set(prompts), key=lambda prompt: (len(prompt), prompt))
-        answers = dict(zip(waiting, self._dealt("answer", waiting, max_tokens, seed), strict=True))
+        answers = dict(
+            zip(waiting, self._dealt("answer", waiting, max_tokens, seed, likely), strict=True)
+        )
         return [answers[prompt] for prompt in prompts]
 
     def logits(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[Tensor]:
