@@ -144,11 +144,10 @@ def test_refuses_what_the_paged_cache_can_not_do(
     assert reason in reason_against(architectures.write_model(tmp_path, config))
 
 
-def test_refuses_cuda_where_there_is_none(tiny_llama: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is CUDA here")
-    with pytest.raises(ModelError, match="no CUDA device"):
-        load_model(str(tiny_llama), device="cuda")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])
+def test_refuses_a_gpu_that_is_not_there(tiny_llama: Path, device: str) -> None:
+    with pytest.raises(ModelError, match=f"device is {device}, but torch sees 0 CUDA devices"):
+        load_model(str(tiny_llama), device=device)
 
 
 # Told.

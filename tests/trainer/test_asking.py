@@ -9,7 +9,8 @@ import torch
 
 from learnback_nano import world
 from learnback_trainer import pupil as pupils
-from learnback_trainer.pupil import Base, Pupil
+from learnback_trainer.errors import ModelError
+from learnback_trainer.pupil import Base, Pupil, load_base
 
 
 @pytest.mark.parametrize("most_logits", [1, 200_000, 10**9])
@@ -65,3 +66,13 @@ def test_what_is_guessed_rightly_is_not_made(base: Base, monkeypatch: pytest.Mon
         [answer] = pupil.answer([prompt], 24)
         monkeypatch.setattr(pupil, "_generate", lambda *_: pytest.fail("it was made"))
         assert pupil.answer([prompt, prompt], 24, likely={prompt: answer}) == [answer, answer]
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:7"])
+def test_a_gpu_that_is_not_there_is_refused(device: str) -> None:
+    if torch.cuda.device_count() > 7:
+        pytest.skip("there are so many here")
+    if torch.cuda.is_available() and device == "cuda":
+        pytest.skip("there is one here")
+    with pytest.raises(ModelError, match=f"device is {device}, but torch sees"):
+        load_base("nano", device=device)

@@ -92,6 +92,7 @@ def load_base(name: str, *, device: str = "auto", dtype: str = "auto", team: Tea
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    _require(device)
     folder = _folder(name)
     kind: Any = "auto" if dtype == "auto" and device != "cpu" else _dtype(dtype)
     try:
@@ -104,6 +105,14 @@ def load_base(name: str, *, device: str = "auto", dtype: str = "auto", team: Tea
     context = int(network.config.get_text_config().max_position_embeddings)
     reader = Reader(tokenizer, _end_ids(network, tokenizer), context)
     return Base(name, model_digest(folder), network, reader, team)
+
+
+def _require(device: str) -> None:
+    if device.startswith("cuda") and (torch.device(device).index or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"device is {device}, but torch sees {torch.cuda.device_count()} CUDA devices; use cpu "
+            "or auto"
+        )
 
 
 def _folder(name: str) -> Path:

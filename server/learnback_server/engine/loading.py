@@ -156,9 +156,10 @@ def _context_tokens(config: PreTrainedConfig, limit: int | None) -> int:
 def _device(device: str) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError("device is cuda, but torch sees no CUDA device; use cpu or auto")
-    return torch.device(device)
+    chosen, seen = torch.device(device), torch.cuda.device_count()
+    if chosen.type == "cuda" and (chosen.index or 0) >= seen:
+        raise ModelError(f"device is {device}, but torch sees {seen} CUDA devices; use cpu or auto")
+    return chosen
 
 
 def _dtype(dtype: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype | str:
