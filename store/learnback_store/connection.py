@@ -14,6 +14,7 @@ late. Repeating is off here; whoever wants to repeat does so with a script that 
 from __future__ import annotations
 
 import contextlib
+import re
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -45,6 +46,8 @@ _UNABLE = (
     "MISCONF", "OOM", "READONLY", "LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS",
     "TRYAGAIN", "NOAUTH", "WRONGPASS", "NOPERM",
 )  # fmt: skip
+# Before version 7 it says so to a script, and what it says to us is that the script failed by that.
+_SAID_TO_SCRIPT = re.compile(r"Error running script .*@user_script: ?\d+: -(?P<said>[A-Z]+ .*)")
 
 Client = redis.Redis
 AsyncClient = redis.asyncio.Redis
@@ -159,7 +162,9 @@ def store_errors() -> Iterator[None]:
 def is_unavailable(error: BaseException) -> bool:
     """Tells whether this means that Redis is away, rather than a mistake of ours."""
     if isinstance(error, redis.ResponseError):
-        return str(error).startswith(_UNABLE) or isinstance(
+        wrapped = _SAID_TO_SCRIPT.search(str(error))
+        said = wrapped["said"] if wrapped else str(error)
+        return said.startswith(_UNABLE) or isinstance(
             error, redis.exceptions.OutOfMemoryError | redis.exceptions.ReadOnlyError
         )
     return isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError)

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from redis.exceptions import ResponseError
 
 from learnback_store import connection
 from learnback_store.connection import AsyncClient, Client, connect_async
@@ -197,3 +198,24 @@ async def test_a_redis_that_can_not_write_is_unavailable(
 ) -> None:
     with pytest.raises(StoreUnavailableError):
         await writer.run(f"return redis.error_reply('{refusal}')", [], [])
+
+
+async def test_a_redis_that_misses_its_replicas_is_unavailable(
+    redis: Client, inbox: FeedbackInbox, queue: FeedbackQueue
+) -> None:
+    redis.config_set("min-replicas-to-write", 1)
+    try:
+        with pytest.raises(StoreUnavailableError, match="NOREPLICAS"):
+            await inbox.submit(feedback("one"), request_id="r")
+    finally:
+        redis.config_set("min-replicas-to-write", 0)
+    await inbox.submit(feedback("one"), request_id="r")
+    assert queue.stats().depth == 1
+
+
+@pytest.mark.parametrize("said", ["NOREPLICAS too few", "READONLY a replica", "OOM no memory"])
+def test_what_an_old_redis_says_to_a_script_counts(said: str) -> None:
+    wrapped = f"Error running script (call to f_db72): @user_script:15: @user_script: 15: -{said}"
+    assert connection.is_unavailable(ResponseError(wrapped))
+    ours = wrapped.replace(f"-{said}", "Script attempted to access a READONLY nonexistent global")
+    assert not connection.is_unavailable(ResponseError(ours))
