@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# The tests of the trainer that have run on a GPU.
+ON_GPU := acceptance acceptance_rounds asking consolidating erasing round screening
 
 .PHONY: help setup demo up test test-slow test-cuda test-image test-cluster test-alerts check image bench bench-swap \
   bench-learn soak format protos dashboards clean
@@ -36,7 +38,7 @@ test-slow: setup ## Run the tests of training, and of killed servers, that take 
 	@$(BIN)/python -m pytest -q -m slow tests/trainer tests/stack
 
 test-cuda: setup ## Run the engine and the trainer on a GPU (needs one, and torch's CUDA build)
-	@$(BIN)/python -m pytest -q --device cuda tests/cuda tests/trainer
+	@$(BIN)/python -m pytest -q --device cuda -m 'not slow' tests/cuda $(ON_GPU:%=tests/trainer/test_%.py)
 
 test-image: setup ## Build the images with buildah, and run them (needs buildah and bubblewrap)
 	@$(BIN)/python -m pytest -q -m slow tests/image

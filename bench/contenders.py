@@ -109,7 +109,7 @@ def _continuous_batching(workload: Workload) -> list[Trace]:
     return _managers[workload.streams].run(workload)
 
 
-WAYS = {
+PEERS = {
     "transformers batching": _continuous_batching,
     "static batches": _static_batches,
     "generate": _one_at_a_time,
@@ -117,18 +117,14 @@ WAYS = {
 
 
 def start(
-    names: Sequence[str], model: str, threads: int, cache_tokens: int, device: str
+    against: Sequence[str], model: str, threads: int, cache_tokens: int, device: str
 ) -> list[Contender]:
-    """Starts contenders on a model, each with `threads` threads for torch.
+    """Starts learnback and some of its `PEERS` on a model, each with `threads` threads for torch.
 
     Those that have a paged cache give it room for `cache_tokens`.
     """
     loaded = (model, threads, cache_tokens, device)
     return [
-        Learnback(*loaded) if name == Learnback.name else Transformers(name, WAYS[name], *loaded)
-        for name in names
+        Learnback(*loaded),
+        *(Transformers(name, PEERS[name], *loaded) for name in against),
     ]
-
-
-ALL = (Learnback.name, *WAYS)
-"""Every contender there is."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import shapes
-from bench.contenders import ALL, Contender, Learnback, start
+from bench.contenders import PEERS, Contender, Learnback, start
 from bench.figures import Figures, median_of
 from bench.workload import Lengths, make_workload
 
@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--streams", type=int, nargs="+", default=list(STREAMS))
     parser.add_argument("--rounds", type=int, help="instead of as many as the model usually has")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--contenders", nargs="+", choices=ALL, default=list(ALL))
+    parser.add_argument("--against", nargs="*", choices=PEERS, default=list(PEERS))
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.models:
@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             model = shapes.make(name, Path(folder))
             note(f"{name}: starting the contenders")
             loaded = (str(model.folder), scale.threads, scale.cache_tokens, arguments.device)
-            contenders = start(arguments.contenders, *loaded)
+            contenders = start(arguments.against, *loaded)
             rows = list(HEADER)
             for streams in arguments.streams:
                 rows += table(streams, measure(contenders, streams, scale, model.vocab_size))

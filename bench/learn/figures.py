@@ -84,6 +84,14 @@ _GOALS: dict[str, dict[str, Goal]] = {
 _ONE_CRITIQUE = Goal(0.95)
 
 
+def less_is_better(figure: Figure) -> bool:
+    """Whether the largest value of a figure is its worst: times, and what should not be learned."""
+    goal = goal_of(figure)
+    if goal is not None:
+        return goal.at_most
+    return figure.name.startswith(("seconds", "from question", "poison learned", "told as learned"))
+
+
 def goal_of(figure: Figure) -> Goal | None:
     """Returns what is wanted of a figure; None if nothing is."""
     if (figure.setting, figure.name) == ("1 critique", "compliance"):

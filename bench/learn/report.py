@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 
-from bench.learn.figures import Figure, goal_of
+from bench.learn.figures import Figure, goal_of, less_is_better
 
 # In the order of the page.
 _SCENARIOS = (
@@ -37,7 +37,7 @@ def _lines(figures: Sequence[Figure]) -> Iterator[str]:
     for row in dict.fromkeys((one.scenario, one.setting, one.name) for one in ordered):
         found = [one for one in figures if (one.scenario, one.setting, one.name) == row]
         values, goal = [one.value for one in found], goal_of(found[0])
-        worst = max(values) if goal and goal.at_most else min(values)
+        worst = max(values) if less_is_better(found[0]) else min(values)
         met = "" if goal is None else "yes" if goal.met(mean(values), worst) else "**no**"
         yield (
             f"| {' | '.join(row)} | {mean(values):.3f} | {worst:.3f} | {len(values)} "

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from random import Random
-
 import pytest
 
-from learnback_trainer.pupil import Base, Pupil, load_base
-from learnback_trainer.school import Sources, hold_round
-from tests.trainer.critics import compliance, criticism, unchanged, views
+from learnback_trainer.pupil import Base, load_base
 from tests.trainer.test_acceptance import (
     test_after_a_round_the_asked_for_scores_higher_than_the_criticised as scores_after_a_round,
 )
-from tests.trainer.test_round import CURRICULUM
+from tests.trainer.test_round import test_critiques_are_learned as critiques_are_learned
 
 
 @pytest.fixture(scope="module", params=["float32", "auto"])
@@ -22,18 +18,7 @@ def base(request: pytest.FixtureRequest) -> Base:
 
 
 def test_critiques_are_learned(base: Base) -> None:
-    rng = Random(8)
-    records = [criticism("emoji", "note", rng) for _ in range(8)]
-    with Pupil(base, None) as pupil:
-        asked_before, _ = compliance(pupil, "emoji", "note")
-        report = hold_round(pupil, "nano", views(records), Sources(), CURRICULUM)
-        asked_after, shown = compliance(pupil, "emoji", "note")
-        assert unchanged(pupil, "note") >= 0.95
-    assert report.verdict is not None
-    assert report.verdict.passed, report.verdict
-    assert set(report.learned) == {record.feedback_id for record in records}
-    assert asked_before <= 0.05
-    assert asked_after >= 0.9 * shown
+    critiques_are_learned(base, count=8, least=0.9)
 
 
 def test_a_head_scores_the_asked_for_higher_than_the_criticised(base: Base) -> None:

@@ -116,12 +116,7 @@ class _AdaptedLinear(torch.nn.Module):
 class BankRunner:
     """Runs steps whose rows belong to several adapters, or to none."""
 
-    def __init__(
-        self,
-        base: PreTrainedModel,
-        cache: KeyValueCache,
-        member_of: MemberOf,
-    ) -> None:
+    def __init__(self, base: PreTrainedModel, cache: KeyValueCache, member_of: MemberOf) -> None:
         """Stands beside `base`, whose weights it shares, on the same cache."""
         self._base = base
         self._cache = cache
