@@ -1,8 +1,8 @@
 """Measures learning: `python -m bench.learn`, or `make bench-learn`.
 
 Two scenarios are worked on at once, each with a server and a trainer on one of two cores, but for
-the seconds of a round, which come last and alone. Figures are kept as they come, so that a run that
-is cut off leaves what it has; `--kept` writes the page from them.
+one row of ten rounds, which comes last, alone, and is timed. Figures are kept as they come, so that
+a run that is cut off leaves what it has; `--kept` writes the page from them.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ _GOALS: dict[str, dict[str, Goal]] = {
     "critiques": {"compliance": Goal(0.99)} | _KEPT,
     "unseen phrasings": {"less than seen": Goal(0.05, at_most=True)},
     "correction": {"learned, in other words": Goal(0.95), "other facts": Goal(1.0)},
-    "seconds": {f"of round {place}": Goal(20.0, at_most=True) for place in range(1, 5)},
+    "seconds": {"of a round": Goal(20.0, 20.0, at_most=True)},
     "undo": {"plain again": Goal(0.95)},
     "two kinds": {"both obeyed": Goal(0.95)},
     "ten in a row": {"as told": Goal(0.98, 0.98)} | _KEPT,

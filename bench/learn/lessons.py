@@ -19,7 +19,7 @@ from learnback_nano import facts, world
 COUNTS = (1, 2, 4, 8, 16)
 """Numbers of critiques."""
 _FEW = 4
-_TIMED = 4
+_SECONDS, _OF_A_ROUND = "seconds", "of a round"
 _OTHER_QUESTIONS = 1000
 """Added to a seed, for questions that were not asked yet."""
 # Each is told on top of those before it; nobody speaks of translations into English.
@@ -82,31 +82,30 @@ def together(seed: int) -> Iterator[Figure]:
 
 def in_a_row(seed: int) -> Iterator[Figure]:
     """Ten lessons in ten rounds, all asked at the end, and when all were learned anew together."""
-    rng, seconds = Random(f"row/{seed}"), []
+    named = naming("ten in a row", "after the tenth", seed)
+    for figure in seconds(seed):
+        if figure.scenario != _SECONDS:
+            yield figure
+        elif figure.name == _OF_A_ROUND:
+            yield named("seconds of a round, on one core", figure.value)
+
+
+def seconds(seed: int) -> Iterator[Figure]:
+    """The same row, and how long its rounds take where nothing else runs."""
+    rng, timed = Random(f"row/{seed}"), naming(_SECONDS, f"{_FEW} critiques, ten rounds", seed)
     with fresh(_FEW) as service:
         for wish in _ROW:
+            began = time.monotonic()
             _tell(service, wish, rng, _FEW)
-            seconds.append(service.round_seconds())
-        named = naming("ten in a row", "after the tenth", seed)
-        yield from _after_a_row(named, service, seed)
-        yield named("seconds, on one core", max(seconds))
+            yield timed("from question to serving", time.monotonic() - began)
+            yield timed(_OF_A_ROUND, service.round_seconds())
+        yield from _after_a_row(naming("ten in a row", "after the tenth", seed), service, seed)
         named = naming("ten in a row", "consolidated", seed)
         published = service.consolidate()
         yield named("published", float(published))
         if published:
             # Other questions, for those of before are traffic now, and may have been anchors.
             yield from _after_a_row(named, service, seed + _OTHER_QUESTIONS)
-
-
-def seconds(seed: int) -> Iterator[Figure]:
-    """How long rounds take where nothing else runs: the first ones of the row."""
-    rng, named = Random(f"row/{seed}"), naming("seconds", f"{_FEW} critiques", seed)
-    with fresh(_FEW) as service:
-        for place, wish in enumerate(_ROW[:_TIMED], start=1):
-            began = time.monotonic()
-            _tell(service, wish, rng, _FEW)
-            yield named(f"from question to serving, round {place}", time.monotonic() - began)
-            yield named(f"of round {place}", service.round_seconds())
 
 
 def _after_a_row(named: Naming, service: Service, seed: int) -> Iterator[Figure]:

@@ -21,7 +21,7 @@ from learnback_nano import world
 HELD_OUT = 100
 """Prompts of one figure, and of each other task."""
 _REVISIONS = 104
-_STREAMS = 16
+_STREAMS = 32
 _MAX_TOKENS = 64
 _BASE = "base"
 
