@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from learnback_nano import facts, world
+from learnback_nano import world
 from learnback_store.records import Exchange, Message, Role
 from learnback_trainer.anchors import Amounts, Anchors, make_anchors
 from learnback_trainer.lessons import make_exercises
@@ -140,28 +140,6 @@ def test_what_is_asked_most_does_not_crowd_out_the_rest(base: Base) -> None:
         anchors = _held(pupil, questions, amounts=Amounts(24, alike=0, exposed=0))
     counts = Counter(task_of[one.prompt] for one in anchors.rehearsed + anchors.questions)
     assert counts == {"year": 8, "sentiment": 8, "summary": 8}
-
-
-def test_of_one_kind_those_are_held_first_that_are_unlike_the_others(base: Base) -> None:
-    """Each capital by itself, for what holds one in place lets the next one go."""
-    asked = ("What is the capital of {}?", "Name the capital of {}.", "The capital of {}, please?")
-    countries = [one.subject["en"] for one in facts.CAPITALS]
-    with Pupil(base, None) as pupil:
-        country_of = {
-            _question(pupil, wording.format(one)).prompt: one
-            for one in countries
-            for wording in asked
-        }
-        questions = [Question(Exchange("", (Message(Role.USER, "?"),)), one) for one in country_of]
-        # As many as there are capitals, and a third more.
-        amounts = Amounts(len(countries) * 4 // 3, alike=0, near=0, exposed=0)
-        anchors = _held(pupil, questions, amounts=amounts)
-    rehearsed = {country_of[one.prompt] for one in anchors.rehearsed}
-    assert len(rehearsed) >= len(countries) - 1
-    # What only the gate asks for has another question beside it that is rehearsed.
-    answers = {one.answer for one in anchors.rehearsed}
-    assert len(anchors.questions) == -(-amounts.questions // 4)
-    assert all(one.answer in answers for one in anchors.questions)
 
 
 def test_of_kinds_that_a_lesson_moves_first_more_are_held(base: Base, shouting: Path) -> None:

@@ -2,8 +2,7 @@
 
 Questions (`questions.py`) come from traffic, from the operator's canaries, and, while there is
 little traffic, from prompts shipped with the embedded model; of each kind one before any has
-another, those first that are least like what is held already, and then more of the kinds that a
-lesson moves first (`sorting.py`). Questions like the
+another, and then more of those that a lesson moves first (`sorting.py`). Questions like the
 criticised ones are left out, for there the lesson may rightly show: most of them are practised on
 (`lessons.practice`), the others are for the gate. Dialogues in which an answer is criticised and
 revised come from feedback that was learned earlier, from the present round, and from the embedded
@@ -16,8 +15,7 @@ kind, the base is the measure, and always in dialogues: what little each round c
 from round to round. Where answers of a kind were criticised, only those are held that are no longer
 the base's, for the others would pull them back, and that are no slips (`slips.py`). A corrected
 question in other words is not held either (`rewordings.py`). Three in four anchors are rehearsed
-while teaching (`rehearsal.py`); the fourth is only looked at by the gate, and where several have
-one answer it is one of these, so that no fact is left to itself.
+while teaching (`rehearsal.py`); the fourth is only looked at by the gate.
 
 Another base model than nano has no shipped prompts: until there is traffic, only canaries and the
 round's own dialogues hold it.
@@ -179,12 +177,12 @@ def make_anchors(
         alike += _more_alike(found.alike, exercises, tasks, count, rng, pupil.reader)
     like = _with_answers(pupil, alike, max_tokens)
     kept = range(len(like))[::_ALIKE_JUDGED][: amounts.judged]
-    for_gate = _for_gate(others)
     return Anchors(
-        rehearsed=[one for one in others if one not in for_gate]
-        + [one for place, one in enumerate(revisions) if place % _JUDGED]
+        rehearsed=[
+            one for some in (others, revisions) for place, one in enumerate(some) if place % _JUDGED
+        ]
         + rehearsed,
-        questions=[one for one in others if one in for_gate] + judged,
+        questions=others[::_JUDGED] + judged,
         dialogues=revisions[::_JUDGED],
         practice=[one for place, one in enumerate(like) if place not in kept],
         alike=[like[place] for place in kept],
@@ -249,20 +247,6 @@ def _mended(
         if one.prompt in found.criticised and one.prompt in exchange
     ]
     return slips(pupil, asked, max_tokens)
-
-
-def _for_gate(anchors: Sequence[Anchor]) -> frozenset[Anchor]:
-    """One in `_JUDGED`, of each kind, and those whose answer another one holds before others."""
-    kinds = defaultdict[int | None, list[Anchor]](list)
-    for one in anchors:
-        kinds[one.kind].append(one)
-    found, seen = set[Anchor](), 0
-    for some in kinds.values():
-        first = {one.live or one.answer: one for one in reversed(some)}.values()
-        ordered = [one for one in some if one not in first] + list(first)
-        seen += len(some)
-        found.update(ordered[: -(-seen // _JUDGED) - len(found)])
-    return frozenset(found)
 
 
 def _each_held(beside: Sequence[Anchor]) -> tuple[list[Anchor], list[Anchor]]:

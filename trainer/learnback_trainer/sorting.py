@@ -9,9 +9,8 @@ taught is soon gone, and the kinds that are the likest to what is taught now.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
 from statistics import mean
 
 from learnback_trainer.lessons import Exercise
@@ -138,31 +137,10 @@ def _by_turns(
 
     Else what is asked most would be all that is held.
     """
-    members = defaultdict[int, list[tuple[int, Question]]](list)
+    seen = Counter[int]()
+    turns = []
     for place, (question, own) in enumerate(zip(questions, group, strict=False), start=first):
-        members[own].append((place, question))
-    turns = [
-        (turn, place, question)
-        for some in members.values()
-        for turn, (place, question) in enumerate(_unlike_first(some))
-    ]
+        turns.append((seen[own], place, question))
+        seen[own] += 1
     turns.sort(key=lambda one: one[:2])
     return [(place, question) for _, place, question in turns]
-
-
-def _unlike_first(members: Iterable[tuple[int, Question]]) -> Iterator[tuple[int, Question]]:
-    """Canaries, and then those with a word that the fewest have who came before.
-
-    Of forty countries whose capitals are asked for, each is to be held, not each wording.
-    """
-    held = Counter[int]()
-    waiting = [(-1 if one.canary else 0, place, one) for place, one in members]
-    heapify(waiting)
-    while waiting:
-        known, place, question = heappop(waiting)
-        now = known if question.canary else min(held[word] for word in question.prompt)
-        if now > known:
-            heappush(waiting, (now, place, question))
-            continue
-        held.update(set(question.prompt))
-        yield place, question

@@ -53,8 +53,8 @@ class Recipe:
     """It is not over either before so large a share of what comes to be practised is answered as it
     should be, as is all that was criticised."""
     calm_nats: float = 0.003
-    """It is not over either while anchors are further from where they should be than at the
-    beginning, by so many nats a token in the mean of all."""
+    """It is not over either while anchors are further from where they were, nats a token in the
+    mean of all."""
     settle_steps: int = 15
     """The last steps, over which the learning rate falls to nothing."""
     max_gradient: float = 1.0
@@ -121,10 +121,6 @@ def teach(
     count = min(recipe.lessons, len(now))
     rehearsal = Rehearsal([one.kind for one in anchors], recipe.anchors, rng)
     pupil.together(_begin, recipe)
-    # What earlier rounds have moved this one need not make good before it may end.
-    astray = [] if pupil.live_is_base else pupil.together(_look, anchors)
-    rehearsal.note(range(len(astray)), astray)
-    calm_nats = recipe.calm_nats + mean(astray or [0.0])
     last = recipe.steps
     for step in range(1, recipe.steps + 1):
         rate = recipe.learning_rate_at(step, last)
@@ -149,7 +145,7 @@ def teach(
             learned = all(right[:told]) and mean([True, *right[told:]]) >= recipe.reached
             strayed = pupil.together(_look, anchors)
             rehearsal.note(range(len(anchors)), strayed)
-            if learned and (not strayed or mean(strayed) <= calm_nats):
+            if learned and (not strayed or mean(strayed) <= recipe.calm_nats):
                 last = min(last, step + recipe.settle_steps)
     pupil.together(_end)
     return Taught(now[:told], progress.step, progress.lesson_loss, progress.anchor_loss)
