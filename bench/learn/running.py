@@ -33,8 +33,11 @@ _ALL: tuple[Scenario, ...] = (
 SCENARIOS = {scenario.__name__: scenario for scenario in _ALL}
 # The row of the first seed comes when all others are through, and has all cores: it is timed.
 _ROW, _TIMED_ROW = "in_a_row", "seconds"
-# These begin first with every seed, so that none is left to run alone at the end.
-_LONGEST = (_ROW, "counts", "poison", "erasure")
+# These begin first with every seed, in this order, so that none is left to run alone at the end.
+_LONGEST = (
+    *(_ROW, "counts", "poison", "peers", "erasure"),
+    *("one_critique", "wrong", "undo", "together"),
+)
 
 
 def measure(names: Iterable[str], seeds: Iterable[int], processes: int, kept: Path) -> bool:
@@ -49,8 +52,9 @@ def measure(names: Iterable[str], seeds: Iterable[int], processes: int, kept: Pa
     Returns:
         Whether none failed.
     """
-    seeds, figures = list(seeds), list[Figure]()
-    ordered = sorted(set(names) - {_TIMED_ROW}, key=lambda name: (name not in _LONGEST, name))
+    names, seeds, figures = set(names), list(seeds), list[Figure]()
+    rest = sorted(names - {_TIMED_ROW, *_LONGEST})
+    ordered = [name for name in _LONGEST if name in names] + rest
     asked = [(name, seed) for seed in seeds for name in ordered]
     if _TIMED_ROW not in names:
         return _measure(asked, processes, kept, figures)
