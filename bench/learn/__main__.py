@@ -26,6 +26,8 @@ def main() -> int:
     parser.add_argument("--kept", action="store_true", help="measure nothing")
     parser.add_argument("--page", type=Path, help="report to write the table and pictures into")
     chosen = parser.parse_args()
+    if chosen.kept and not chosen.figures.exists():
+        parser.error(f"{chosen.figures} is not there; without --kept it is measured and written")
     whole = chosen.kept or measure(chosen.only, chosen.seeds, chosen.processes, chosen.figures)
     figures = read_figures(chosen.figures)
     sys.stdout.write(table(figures))
