@@ -19,7 +19,7 @@ from learnback_store.manifest import BASE, CheckpointKind, GateVerdict
 from learnback_store.records import Exchange, FeedbackRecord, FeedbackState, Message, Role
 from learnback_store.rounds import Outcome
 from learnback_trainer.anchors import Amounts
-from learnback_trainer.consolidating import compared, is_due, longer
+from learnback_trainer.consolidating import compared, longer
 from learnback_trainer.errors import ModelError
 from learnback_trainer.gate import Budget
 from learnback_trainer.lessons import make_exercises, practice
@@ -110,12 +110,45 @@ def test_two_rounds_become_one_that_stands_on_the_base(
         assert _answers(pupil) == [FRANCE[1], HOT[1]]
 
 
-@pytest.mark.parametrize(
-    ("rounds", "every", "due"),
-    [(0, 3, False), (2, 3, False), (3, 3, True), (4, 3, False), (6, 3, True), (5, 0, False)],
-)
-def test_it_is_due_every_so_many_rounds(rounds: int, every: int, due: bool) -> None:
-    assert is_due(rounds, every) == due
+def test_a_consolidation_makes_way_for_feedback(
+    base: Base,
+    redis: Client,
+    redis_url: str,
+    keys: Keys,
+    archive: Archive,
+    checkpoints: CheckpointStore,
+) -> None:
+    late = [_right(HOT)]
+
+    def told(step: str) -> None:
+        # Somebody says something while the second round, which is a consolidation, is held.
+        if step == "lessons" and archive.learned() and late:
+            submit(redis_url, keys, [late.pop()])
+
+    trainer = Trainer(
+        base,
+        redis,
+        keys,
+        archive,
+        checkpoints,
+        CURRICULUM,
+        shape=LoraShape(),
+        round_wait=0.0,
+        consolidate_rounds=1,
+        on_step=told,
+    )
+    trainer.recover()
+    submit(redis_url, keys, [_right(FRANCE)])
+    assert trainer.work() == 1
+    before = checkpoints.aliases().live
+    trainer.tidy()
+    assert not late
+    assert checkpoints.aliases().live == before
+    assert [one.account.state for one in archive.views()] == [FeedbackState.LEARNED]
+    assert trainer.work() == 1
+    line = checkpoints.lineage(checkpoints.aliases().live)
+    assert [one.name for one in line[1:]] == [before]
+    assert {one.account.state for one in archive.views()} == {FeedbackState.LEARNED}
 
 
 @pytest.mark.parametrize(("lessons", "steps", "alike"), [(4, 60, 10), (9, 180, 30), (40, 600, 40)])

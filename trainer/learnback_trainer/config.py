@@ -182,10 +182,11 @@ class TrainerConfig(BaseSettings):
     preference_weight: float = Field(1.0, ge=0, le=1, description="The same of a preference.")
 
     consolidate_rounds: int = Field(
-        0,
+        10,
         ge=0,
         description="Rounds after which all that is learned is learned anew from the base model, "
-        "in one round, and published if that holds as much. 0: never by itself.",
+        "in one round, and published if that holds as much. Only while no feedback waits: it makes "
+        "way for what comes. 0: never by itself.",
     )
     retries: int = Field(
         8,

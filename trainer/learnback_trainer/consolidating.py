@@ -40,11 +40,6 @@ _MOST_QUESTIONS = 4
 _AT_ONCE = 2
 
 
-def is_due(rounds: int, every: int) -> bool:
-    """Whether a line of so many rounds is to be consolidated; 0 never."""
-    return bool(every) and rounds > 0 and rounds % every == 0
-
-
 def longer(curriculum: Curriculum, lessons: int, round_size: int) -> Curriculum:
     """Returns a curriculum that has as much more of all as there are more lessons than in a round.
 

@@ -6,6 +6,7 @@
     ├── LessonError          this exchange can't be put before the model
     ├── TeamError            another process that holds the model has gone, or can't be reached
     └── RoundStoppedError    the trainer was told to stop in the middle of a round
+        └── MadeWayError     feedback has come while everything was being learned anew
 
 `config.ConfigError` stands apart: it is raised before any of this is imported. Messages bear no
 text of users.
@@ -36,3 +37,7 @@ class TeamError(TrainerError):
 
 class RoundStoppedError(TrainerError):
     """The trainer was told to stop; what was not decided yet is given up."""
+
+
+class MadeWayError(RoundStoppedError):
+    """Feedback has come while everything was being learned anew, which can wait."""

@@ -31,7 +31,7 @@ from learnback_store.feedback import Delivery, FeedbackQueue
 from learnback_store.generations import Traffic
 from learnback_store.keys import Keys
 from learnback_store.live_views import LiveViews
-from learnback_store.manifest import BASE, CheckpointKind
+from learnback_store.manifest import BASE, CheckpointKind, Manifest
 from learnback_store.paging import FeedbackFilter
 from learnback_store.records import FeedbackRecord, FeedbackState, FeedbackView
 from learnback_store.rounds import Round
@@ -43,15 +43,16 @@ from learnback_trainer.acceptance import Head
 from learnback_trainer.bisecting import UNTRIED, Bisection
 from learnback_trainer.board import Board
 from learnback_trainer.canaries import Canary
-from learnback_trainer.consolidating import answers_now, compared, is_due, longer
+from learnback_trainer.consolidating import answers_now, compared, longer
 from learnback_trainer.drift import drift_of
 from learnback_trainer.erasing import Eraser
-from learnback_trainer.errors import ModelError, RoundStoppedError, TeamError
+from learnback_trainer.errors import MadeWayError, ModelError, RoundStoppedError, TeamError
 from learnback_trainer.metrics import TrainerMetrics
 from learnback_trainer.publishing import Candidate, open_pupil, publish, put_aside
 from learnback_trainer.pupil import Base, LoraShape, Pupil
 from learnback_trainer.questions import Question, from_canaries, from_traffic
 from learnback_trainer.round_trace import RoundTrace
+from learnback_trainer.schedule import Schedule
 from learnback_trainer.school import Curriculum, Report, Sources, hold_round, shipped_questions
 from learnback_trainer.students import FULL_IS_LIVE, Method
 from learnback_trainer.update import Progress
@@ -92,7 +93,8 @@ class Trainer:
         round_size: Most feedback in a round.
         round_wait: Seconds that the first feedback of a round may wait for others.
         most_deliveries: Times that feedback is tried.
-        consolidate_rounds: Rounds after which everything is learned anew; 0: never.
+        consolidate_rounds: Rounds after which everything is learned anew while no feedback waits;
+            0: never.
         author_share: How much of a round one of several authors may have.
         trusted_authors: Those who may send any amount.
         most_drift: Nats a token that all rounds together may move, before it is said.
@@ -150,7 +152,7 @@ class Trainer:
         self._eraser = Eraser(
             redis, keys, archive, checkpoints, self._teach_again, round_size, on_step
         )
-        self._consolidate_rounds, self._consolidated = consolidate_rounds, ""
+        self._schedule = Schedule(consolidate_rounds, round_size)
         self._followed = -1
         """Serial of the aliases by which the archive was last made true."""
 
@@ -209,10 +211,26 @@ class Trainer:
             self._views.publish(follow_live(self._archive, self._checkpoints))
             self._tell_drift()
             self._followed = serial
-        live = self._checkpoints.aliases().live
-        rounds = len(self._checkpoints.lineage(live))
-        if live != self._consolidated and is_due(rounds, self._consolidate_rounds):
-            self.consolidate()
+        line = self._line()
+        if self._schedule.is_due(line) and not self._waited_for():
+            self._consolidate_at_leisure(line)
+
+    def _line(self) -> list[Manifest]:
+        return self._checkpoints.lineage(self._checkpoints.aliases().live)
+
+    def _consolidate_at_leisure(self, line: Sequence[Manifest]) -> None:
+        """Consolidates, unless feedback comes meanwhile."""
+        began = time.monotonic()
+        self._schedule.begun(line)
+        try:
+            self.consolidate(makes_way=True)
+        except MadeWayError:
+            self._schedule.made_way(time.monotonic() - began)
+            self._metrics.round_broke_off("made way")
+            _log.info("feedback has come: to learn everything anew can wait")
+            self._give_up_round()
+        else:
+            self._schedule.ended(self._line())
 
     def _tell_drift(self) -> None:
         live = self._checkpoints.aliases().live
@@ -227,13 +245,18 @@ class Trainer:
                 drift.rounds, live, drift.nats, self._most_drift,
             )  # fmt: skip
 
-    def consolidate(self) -> str:
+    def consolidate(self, *, makes_way: bool = False) -> str:
         """Learns anew from the base model what is learned; returns what was published, if anything.
 
         No round may be unfinished.
+
+        Args:
+            makes_way: Whether it is given up if feedback comes.
+
+        Raises:
+            MadeWayError: Feedback has come, and the round is unfinished.
         """
         live, views = self._checkpoints.aliases().live, self._archive.learned()
-        self._consolidated = live
         if live == BASE or not views:
             return ""
         _log.info("consolidating %d pieces of feedback", len(views))
@@ -251,10 +274,10 @@ class Trainer:
             name = self._see_through(
                 this,
                 views,
-                (),
                 longer(self._curriculum, len(views), self._round_size),
                 Sources(questions, shipped),
                 lambda pupil, report: compared(pupil, report, answers, tokens),
+                self._watching((), makes_way=makes_way),
             )
         self._views.publish(self._archive.get(one.feedback_id) for one in views)
         return name
@@ -270,6 +293,7 @@ class Trainer:
         if not batch:
             self._board.idle()
             return 0
+        self._schedule.heard()
         self._reached("read")
         together = [one for one in batch if one.deliveries < _ALONE_FROM]
         alone = [one for one in batch if one.deliveries >= _ALONE_FROM]
@@ -396,20 +420,20 @@ class Trainer:
             return self._see_through(
                 this,
                 views,
-                batch,
                 self._curriculum,
                 Sources(self._questions(), kept=rounds.kept),
                 lambda _, report: rounds.judged(report),
+                self._watching(batch),
             )
 
     def _see_through(
         self,
         this: Round,
         views: Sequence[FeedbackView],
-        batch: Sequence[Delivery],
         curriculum: Curriculum,
         sources: Sources,
         judged: Callable[[Pupil, Report], Report],
+        watch: Callable[[Progress], None],
     ) -> str:
         """Sees a round that was begun to its end; what its parent knows is added to `sources`."""
         self._views.publish(self._archive.get(one.feedback_id) for one in views)
@@ -433,7 +457,7 @@ class Trainer:
                 sources,
                 curriculum,
                 reached=self._reached,
-                watch=self._watching(batch),
+                watch=watch,
             )
             report = judged(pupil, report)
             name = self._decide(this, report, pupil)
@@ -537,14 +561,23 @@ class Trainer:
             return None
         return Head.load(self._checkpoints.fetch(parent))
 
-    def _watching(self, batch: Sequence[Delivery]) -> Callable[[Progress], None]:
-        """Returns what is told of each step: it shows progress, signs of life, and stops."""
+    def _watching(
+        self, batch: Sequence[Delivery], *, makes_way: bool = False
+    ) -> Callable[[Progress], None]:
+        """Returns what is told of each step: it shows progress, signs of life, and stops.
+
+        Args:
+            batch: What is kept alive meanwhile.
+            makes_way: Whether it stops for feedback that waits.
+        """
         last = time.monotonic()
 
         def watch(progress: Progress) -> None:
             nonlocal last
             if self._stopped.is_set():
                 raise RoundStoppedError
+            if makes_way and self._waited_for():
+                raise MadeWayError
             self._pulse()
             self._board.step(progress)
             if time.monotonic() - last > _SIGN_SECONDS or progress.step == progress.steps:
@@ -557,6 +590,12 @@ class Trainer:
                     self._queue.keep_alive(batch)
 
         return watch
+
+    def _waited_for(self) -> bool:
+        """Whether feedback waits; Redis being away is no reason to stop."""
+        with contextlib.suppress(StoreUnavailableError):
+            return self._queue.stats().depth > 0
+        return False
 
     def _give_up_round(self) -> None:
         """Ends a round that was begun and not decided, so that its feedback is QUEUED again."""

@@ -32,7 +32,7 @@ _LEARNING_BUCKETS = (
 
 # All ends there are. What may count is there from the start, with 0: Prometheus sees no increase in
 # a first sample.
-_ENDS = ("published", "refused", "nothing to teach", "stopped", "failed")
+_ENDS = ("published", "refused", "nothing to teach", "stopped", "failed", "made way")
 
 _FIGURE = Family(
     f"{PREFIX}last_round_figure", "gauge", "The gate's figures of the last round.", ("figure",)
@@ -75,7 +75,7 @@ class TrainerMetrics:
         self._rounds = families.counter(
             f"{PREFIX}rounds_total",
             "Rounds that ended: published, refused by the gate, with nothing to teach, stopped, "
-            "or failed.",
+            "failed, or a consolidation that made way for feedback.",
             "end",
         )
         self._phases = families.histogram(
