@@ -16,7 +16,7 @@ from learnback_store.checkpoints import CheckpointState, CheckpointStore
 from learnback_store.connection import Client
 from learnback_store.keys import Keys
 from learnback_store.manifest import BASE, CheckpointKind, GateVerdict
-from learnback_store.records import Exchange, FeedbackRecord, FeedbackState, Message, Role
+from learnback_store.records import Account, Exchange, FeedbackRecord, FeedbackState, Message, Role
 from learnback_store.rounds import Outcome
 from learnback_trainer.anchors import Amounts
 from learnback_trainer.consolidating import compared, longer
@@ -26,6 +26,7 @@ from learnback_trainer.lessons import make_exercises, practice
 from learnback_trainer.loop import Trainer
 from learnback_trainer.publishing import open_pupil
 from learnback_trainer.pupil import Base, LoraShape, Pupil
+from learnback_trainer.quarrels import TAKEN_BACK
 from learnback_trainer.school import Curriculum, Report
 from learnback_trainer.students import Method
 from learnback_trainer.update import Recipe
@@ -48,6 +49,11 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
 
 def _right(said: tuple[str, str]) -> FeedbackRecord:
     return correction(said[0], "Something.", said[1])
+
+
+def _accounts(archive: Archive) -> list[Account]:
+    """What became of feedback, in the order in which it was given."""
+    return [one.account for one in sorted(archive.views(), key=lambda one: one.feedback_id)]
 
 
 def _answers(pupil: Pupil) -> list[str]:
@@ -149,6 +155,44 @@ def test_a_consolidation_makes_way_for_feedback(
     line = checkpoints.lineage(checkpoints.aliases().live)
     assert [one.name for one in line[1:]] == [before]
     assert {one.account.state for one in archive.views()} == {FeedbackState.LEARNED}
+
+
+@pytest.mark.parametrize("answer", ["Something.", "Something else."])
+def test_what_was_taken_back_is_not_taught_anew(
+    base: Base,
+    redis: Client,
+    redis_url: str,
+    keys: Keys,
+    archive: Archive,
+    checkpoints: CheckpointStore,
+    answer: str,
+) -> None:
+    trainer = Trainer(
+        base,
+        redis,
+        keys,
+        archive,
+        checkpoints,
+        CURRICULUM,
+        shape=LoraShape(),
+        round_wait=0.0,
+        consolidate_rounds=2,
+    )
+    trainer.recover()
+    question, now = FRANCE
+    for given, right in (("Something.", "The capital of France is Nice."), (answer, now)):
+        submit(redis_url, keys, [correction(question, given, right)])
+        assert trainer.work() == 1
+    trainer.tidy()
+    name = checkpoints.aliases().live
+    assert checkpoints.get(name).manifest.parent == BASE
+    first, second = _accounts(archive)
+    assert (first.state, first.reason) == (FeedbackState.NOT_LEARNED, TAKEN_BACK)
+    assert (second.state, second.checkpoint) == (FeedbackState.LEARNED, name)
+    trainer.tidy()  # which follows `live`, and finds nothing to tell
+    assert _accounts(archive) == [first, second]
+    with Pupil(base, checkpoints.fetch(name)) as pupil:
+        assert _answers(pupil)[0] == now
 
 
 @pytest.mark.parametrize(("lessons", "steps", "alike"), [(4, 60, 10), (9, 180, 30), (40, 600, 40)])

@@ -10,9 +10,12 @@ to practise and to be judged by, of which up to twice as many are practised now:
 kinds, each of which needs some, and it is over only when all of those are answered as they should
 be, for the few that are not might be a whole kind.
 
-Limits: lessons that contradict each other across rounds, of which the later one won, meet in one
-round here, where neither is the later; and a critique of what only a later checkpoint said can find
-nothing to change in what the base model says. Both count against the candidate.
+Lessons that contradict one another across rounds, such as a wish that was taken back, meet in one
+round here, where neither is the later. What `live` obeys of them is taught again, and the other is
+told as taken back (`quarrels.py`).
+
+Limit: a critique of what only a later checkpoint said can find nothing to change in what the base
+model says, which counts against the candidate.
 """
 
 from __future__ import annotations
@@ -20,14 +23,16 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import mean
 
 from learnback_store.records import FeedbackView
 from learnback_trainer.errors import LessonError
-from learnback_trainer.lessons import Exercise
+from learnback_trainer.lessons import Exercise, make_exercises
+from learnback_trainer.mixture import Mixture
 from learnback_trainer.proofs import adopted
 from learnback_trainer.pupil import Pupil
+from learnback_trainer.quarrels import TAKEN_BACK
 from learnback_trainer.questions import Question
 from learnback_trainer.reader import Ids
 from learnback_trainer.school import Curriculum, Report
@@ -68,17 +73,42 @@ def longer(curriculum: Curriculum, lessons: int, round_size: int) -> Curriculum:
     )
 
 
-def answers_now(
-    pupil: Pupil, views: Sequence[FeedbackView], questions: Sequence[Question], max_tokens: int
-) -> dict[Ids, Ids]:
-    """Returns what the live model answers to the prompts of feedback, and to other questions."""
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What the live model does, beside which a candidate must hold its own."""
+
+    answers: Mapping[Ids, Ids]
+    """Its answers to the prompts of feedback, and to other questions."""
+    held: frozenset[str]
+    """The feedback that it obeys."""
+
+
+def live_now(
+    pupil: Pupil,
+    views: Sequence[FeedbackView],
+    questions: Sequence[Question],
+    max_tokens: int,
+    mixture: Mixture,
+) -> Live:
+    """Looks at what the live model does.
+
+    Args:
+        pupil: The model, as it lives.
+        views: What it has learned.
+        questions: What else it is asked.
+        max_tokens: Longest answer.
+        mixture: How feedback is learned.
+    """
     prompts = [one.prompt for one in questions]
     for view in views:
         with contextlib.suppress(LessonError):
             prompts.append(pupil.reader.prompt(view.record.exchange, view.record.prompt_ids))
     with pupil.as_live():
-        answers = pupil.answer(prompts, max_tokens)
-    return dict(zip(prompts, answers, strict=True))
+        answers = dict(zip(prompts, pupil.answer(prompts, max_tokens), strict=True))
+    lessons = make_exercises(views, pupil, max_tokens, mixture).made
+    obeyed = adopted(pupil, lessons, [answers[one.prompt] for one in lessons], max_tokens)
+    pairs = zip(lessons, obeyed, strict=True)
+    return Live(answers, frozenset(one.feedback_id for one, does in pairs if does))
 
 
 def compared(pupil: Pupil, report: Report, answers: Mapping[Ids, Ids], max_tokens: int) -> Report:
@@ -87,7 +117,7 @@ def compared(pupil: Pupil, report: Report, answers: Mapping[Ids, Ids], max_token
     Args:
         pupil: The candidate.
         report: How it was judged by itself.
-        answers: What `live` answers; `answers_now`.
+        answers: What `live` answers.
         max_tokens: Longest answer.
     """
     if report.verdict is None:
@@ -95,8 +125,8 @@ def compared(pupil: Pupil, report: Report, answers: Mapping[Ids, Ids], max_token
     known = [one for one in report.taught if one.prompt in answers]
     held = sum(_obeyed(pupil, known, answers, max_tokens))
     # What could not be made a lesson of is held by `live`, for all that is known.
-    left_out = len(report.outcomes) - len(report.taught)
-    total = len(report.outcomes)
+    total = sum(one.reason != TAKEN_BACK for one in report.outcomes)
+    left_out = total - len(report.taught)
     live, own = (held + left_out) / total, len(report.learned) / total
     figures = {**report.verdict.figures, "held": own, "held_by_live": live}
     reasons = report.verdict.reasons

@@ -43,7 +43,7 @@ from learnback_trainer.acceptance import Head
 from learnback_trainer.bisecting import UNTRIED, Bisection
 from learnback_trainer.board import Board
 from learnback_trainer.canaries import Canary
-from learnback_trainer.consolidating import answers_now, compared, longer
+from learnback_trainer.consolidating import compared, live_now, longer
 from learnback_trainer.drift import drift_of
 from learnback_trainer.erasing import Eraser
 from learnback_trainer.errors import MadeWayError, ModelError, RoundStoppedError, TeamError
@@ -266,7 +266,8 @@ class Trainer:
         )
         questions = self._questions()
         with self._opened(live, self._method_of(live)) as pupil:
-            answers = answers_now(pupil, views, [*questions, *shipped], tokens)
+            asked, mixture = [*questions, *shipped], self._curriculum.recipe.mixture
+            now = live_now(pupil, views, asked, tokens, mixture)
         this = self._archive.begin_round(
             BASE, [one.feedback_id for one in views], again=True, replaces=live
         )
@@ -275,8 +276,8 @@ class Trainer:
                 this,
                 views,
                 longer(self._curriculum, len(views), self._round_size),
-                Sources(questions, shipped),
-                lambda pupil, report: compared(pupil, report, answers, tokens),
+                Sources(questions, shipped, held=now.held),
+                lambda pupil, report: compared(pupil, report, now.answers, tokens),
                 self._watching((), makes_way=makes_way),
             )
         self._views.publish(self._archive.get(one.feedback_id) for one in views)

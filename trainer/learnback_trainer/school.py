@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from random import Random
 
@@ -17,7 +17,7 @@ from learnback_trainer.gate import Budget, Held, Judgement, judge
 from learnback_trainer.lessons import Exercise, make_exercises, practice, retold
 from learnback_trainer.proofs import Proof
 from learnback_trainer.pupil import NANO, Pupil
-from learnback_trainer.quarrels import outweighed
+from learnback_trainer.quarrels import outweighed, taken_back
 from learnback_trainer.questions import Question
 from learnback_trainer.reader import Ids, Reader
 from learnback_trainer.reconcile import reconcile
@@ -67,6 +67,8 @@ class Sources:
     """Feedback that the live model or its ancestors have learned, newest first."""
     told_all: bool = False
     """Whether that is all of it."""
+    held: Set[str] | None = None
+    """Of feedback that was learned before, and is taught anew, what the live model obeys."""
     head: Head | None = None
     """The live checkpoint's acceptance head."""
 
@@ -139,14 +141,17 @@ def hold_round(
         Outcome(feedback_id, FeedbackState.QUARANTINED, reason)
         for feedback_id, reason in harmful.items()
     ]
+    losers = taken_back(made.made, sources.held) if sources.held is not None else {}
     weighed = [
         replace(one, weight=one.weight * sources.weights.get(one.feedback_id, 1.0))
         for one in made.made
-        if one.feedback_id not in harmful
+        if one.feedback_id not in harmful and one.feedback_id not in losers
     ]
     reconciled = reconcile(weighed)
     beside = (unlike or [one.prompt for one in questions])[:_FOR_LIKENESS]
-    losers = outweighed(pupil, reconciled.taught, beside, curriculum.answer_tokens, sources.told)
+    losers |= outweighed(
+        pupil, reconciled.taught, beside, curriculum.answer_tokens, sources.told, sources.held
+    )
     lost = [
         Outcome(feedback_id, FeedbackState.NOT_LEARNED, reason)
         for feedback_id, reason in losers.items()
