@@ -20,6 +20,8 @@ COUNTS = (1, 2, 4, 8, 16)
 """Numbers of critiques."""
 _FEW = 4
 _SECONDS, _OF_A_ROUND = "seconds", "of a round"
+_OTHER_QUESTIONS = 1000
+"""Added to a seed, for questions that were not asked yet."""
 # Each is told on top of those before it; nobody speaks of translations into English.
 _ROW = (
     *(Wish("emoji", "note"), Wish("upper", "capital"), Wish("hello", "en_zh")),
@@ -79,7 +81,7 @@ def together(seed: int) -> Iterator[Figure]:
 
 
 def in_a_row(seed: int) -> Iterator[Figure]:
-    """Ten lessons in ten rounds, all asked as they are then, and as the trainer mends them."""
+    """Ten lessons in ten rounds, all asked at the end, and when all were learned anew together."""
     named = naming("ten in a row", "after the tenth", seed)
     for figure in seconds(seed):
         if figure.scenario != _SECONDS:
@@ -97,21 +99,20 @@ def seconds(seed: int) -> Iterator[Figure]:
             _tell(service, wish, rng, _FEW)
             yield timed("from question to serving", time.monotonic() - began)
             yield timed(_OF_A_ROUND, service.round_seconds())
-        # Nothing is asked before the trainer has mended by itself what ten rounds have worn.
-        published = service.consolidated()
-        tenth = naming("ten in a row", "after the tenth", seed)
-        yield from _after_a_row(tenth, service, seed, "previous" if published else "live")
+        yield from _after_a_row(naming("ten in a row", "after the tenth", seed), service, seed)
         named = naming("ten in a row", "consolidated", seed)
+        published = service.consolidate()
         yield named("published", float(published))
         if published:
-            yield from _after_a_row(named, service, seed, "live")
+            # Other questions, for those of before are traffic now, and may have been anchors.
+            yield from _after_a_row(named, service, seed + _OTHER_QUESTIONS)
 
 
-def _after_a_row(named: Naming, service: Service, seed: int, checkpoint: str) -> Iterator[Figure]:
+def _after_a_row(named: Naming, service: Service, seed: int) -> Iterator[Figure]:
     for task in dict.fromkeys(wish.task for wish in _ROW):
         wishes = [wish for wish in _ROW if wish.task == task]
-        yield named("as told", compliance(service, wishes, seed, checkpoint))
-    yield from kept(named, service, {wish.task for wish in _ROW}, seed, checkpoint)
+        yield named("as told", compliance(service, wishes, seed))
+    yield from kept(named, service, {wish.task for wish in _ROW}, seed)
 
 
 def _wishes(seed: int) -> list[Wish]:

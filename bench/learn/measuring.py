@@ -110,34 +110,23 @@ def content_lost(service: Service, task: str, seed: int) -> float:
     return right[_BASE] - right["live"]
 
 
-def kept(
-    named: Naming, service: Service, taught: set[str], seed: int, checkpoint: str = "live"
-) -> Iterator[Figure]:
+def kept(named: Naming, service: Service, taught: set[str], seed: int) -> Iterator[Figure]:
     """Figures of what should not have changed.
 
     The share of answers to other tasks that are the base model's to the letter, and the share of
     criticised answers that are revised rightly, beside the base model's share.
-
-    Args:
-        named: Names the figures.
-        service: Who is asked.
-        taught: The tasks that are none of the others.
-        seed: Draws the prompts.
-        checkpoint: Which answers.
     """
     rng = Random(f"kept/{seed}")
     same = []
     for task in world.TASKS:
         asked = [world.plain(task, rng).messages for _ in range(HELD_OUT)]
         if task not in taught:
-            answers = ask(service, asked, checkpoint)
-            pairs = zip(answers, ask(service, asked, _BASE), strict=True)
+            pairs = zip(ask(service, asked), ask(service, asked, _BASE), strict=True)
             same.append(mean(one == other for one, other in pairs))
     if same:
         yield named("other tasks", mean(same))
         yield named("worst other task", min(same))
-    revised = _revised(service, checkpoint, seed) / _revised(service, _BASE, seed)
-    yield named("revision", revised)
+    yield named("revision", _revised(service, "live", seed) / _revised(service, _BASE, seed))
 
 
 def _revised(service: Service, checkpoint: str, seed: int) -> float:

@@ -26,7 +26,6 @@ from typing import Self
 
 from learnback_client import Client
 from learnback_client.feedback import Erasure, ErasureState, Feedback
-from learnback_client.learning import RoundEnd
 from learnback_store.embedded import EmbeddedRedis
 
 # Each is many times what an idle machine takes: a busy one should cost patience, not figures.
@@ -62,23 +61,19 @@ class Service:
         self.checkpoints = folder / "checkpoints"
         self._round_size, self._round_wait = round_size, round_wait
         self._ends = ExitStack()
+        self._shared: tuple[str, ...] = ()
+        self._trainer: ForkServerProcess | None = None
 
     def __enter__(self) -> Self:
         redis = self._ends.enter_context(EmbeddedRedis(self.folder / "redis"))
         shared = ("--redis-url", redis.url, "--checkpoint-dir", str(self.checkpoints))
+        self._shared = shared
         try:
             server = self._start(
                 "learnback_server", *shared, "--listen", "127.0.0.1:0", "--threads", _THREADS
             )
             if self._round_size:
-                self._start(
-                    "learnback_trainer", *shared,
-                    "--archive-file", str(self.folder / "archive.sqlite"),
-                    "--trainer-threads", _THREADS,
-                    "--round-wait", str(self._round_wait),
-                    "--answer-tokens", _ANSWER_TOKENS,
-                    "--round-size", str(self._round_size),
-                )  # fmt: skip
+                self._trainer = self._start_trainer()
             self.client = self._ends.enter_context(
                 Client(f"127.0.0.1:{self._port_of(server)}", timeout=_CALL_SECONDS)
             )
@@ -100,9 +95,9 @@ class Service:
 
     def round_seconds(self) -> float:
         """How long the last round took, from its beginning to its publication."""
-        last = self._last_round()
-        if last.begun is None or last.ended is None:
-            raise RuntimeError("nobody knows how long the last round took")
+        last = self.client.get_learning_status().last_round
+        if last is None or last.begun is None or last.ended is None:
+            raise RuntimeError("no round was held")
         return (last.ended - last.begun).total_seconds()
 
     def erased(self, author: str) -> Erasure:
@@ -119,20 +114,23 @@ class Service:
             self.await_serving({receipt.clean_checkpoint})
         return receipt
 
-    def consolidated(self) -> bool:
-        """Waits until the trainer has by itself learned everything anew, after the last round.
+    def consolidate(self) -> bool:
+        """Ends the trainer, and has all that is learned learned anew from the base model.
 
         Returns:
             Whether that was published; it serves then.
         """
-        last, began = self._last_round(), time.monotonic()
-        while (now := self._last_round()).round_id == last.round_id:
-            if time.monotonic() - began > _ROUND_SECONDS:
-                raise TimeoutError("nothing is learned anew")
-            time.sleep(_POLL_SECONDS)
-        if now.checkpoint:
-            self.await_serving({now.checkpoint})
-        return bool(now.checkpoint)
+        if self._trainer is None:
+            raise RuntimeError("there is no trainer")
+        _end(self._trainer)
+        before = self.client.get_checkpoint("live").name
+        consolidating = self._start_trainer("--consolidate")
+        consolidating.join(_ROUND_SECONDS)
+        if consolidating.exitcode != 0:
+            raise RuntimeError("the consolidation failed")
+        live = self.client.get_checkpoint("live").name
+        self.await_serving({live})
+        return live != before
 
     def await_serving(self, names: set[str]) -> None:
         """Waits until one of these checkpoints is what answers."""
@@ -142,12 +140,6 @@ class Service:
                 raise TimeoutError(f"{names} was published and is never served")
             time.sleep(_POLL_SECONDS)
 
-    def _last_round(self) -> RoundEnd:
-        last = self.client.get_learning_status().last_round
-        if last is None:
-            raise RuntimeError("no round was held")
-        return last
-
     def _final(self, feedback_id: str) -> Feedback:
         with self.client.watch_feedback(feedback_id, timeout=_ROUND_SECONDS) as changes:
             return list(changes)[-1]
@@ -155,6 +147,18 @@ class Service:
     def _serving(self) -> str:
         message = {"role": "user", "content": "What is the capital of France?"}
         return self.client.generate(messages=[message], temperature=0, max_tokens=1).checkpoint
+
+    def _start_trainer(self, *flags: str) -> ForkServerProcess:
+        return self._start(
+            "learnback_trainer", *self._shared, *flags,
+            "--archive-file", str(self.folder / "archive.sqlite"),
+            "--trainer-threads", _THREADS,
+            "--round-wait", str(self._round_wait),
+            "--answer-tokens", _ANSWER_TOKENS,
+            "--round-size", str(self._round_size),
+            # Not by itself: what ten rounds have worn is asked before it is mended.
+            "--consolidate-rounds", "0",
+        )  # fmt: skip
 
     def _start(self, module: str, *flags: str) -> ForkServerProcess:
         arguments = ["--model", "nano", "--device", "cpu", *flags]

@@ -4,6 +4,11 @@ Pieces are learned on words in lower case, then each merge gets twins for `Word`
 upper-casing a name that was never seen maps piece by piece. A space joins whole known words only,
 and last, so that a name splits alike at the start of an answer and in the middle of a note. Digits
 stand alone. Any bytes encode, since the alphabet is all 256 of them.
+
+The twin of a common word, such as " Week", is a piece that only a name like Weekree would need, and
+of which training sees next to nothing: what was never learned can't be copied either. So such
+merges are left out in the end (`pruned`), and those names split into smaller pieces, which are
+known well. (Under-trained tokens: Land and Bartolo 2024, arXiv 2405.05417.)
 """
 
 import json
@@ -16,7 +21,7 @@ from random import Random
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from learnback_nano.dialogues import sample_dialogue
+from learnback_nano.dialogues import PHASES, sample_dialogue
 from learnback_nano.styles import SMILE
 
 CONTEXT_TOKENS = 2048
@@ -43,8 +48,11 @@ _SAMPLE_DIALOGUES = 20_000
 _LEARNED_PIECES = 1_500  # bytes, English pieces in lower case and Chinese together
 _SPACED_WORDS = 450
 _SPACE = "Ġ"  # how byte-level BPE spells a space
+_COUNTED_DIALOGUES = 4_000  # of each phase of the training
+_LEAST_SEEN = 6  # times that a piece with a capital must occur in all of these
 _WORD = re.compile(r"[A-Za-z]+|[一-鿿]+")
 _LATIN = re.compile(r"[a-z]+")
+_CAPITALISED = re.compile(f"{_SPACE}?[A-Z][a-z]*")
 
 
 def build(seed: int) -> PreTrainedTokenizerFast:
@@ -54,7 +62,41 @@ def build(seed: int) -> PreTrainedTokenizerFast:
     words = _frequent_words(counts, learned)
     whole = _whole_characters(sorted({*"".join(counts), SMILE}))
     merges = _with_twins(learned) + whole + _with_twins([(_SPACE, word) for word in words])
-    return _assembled(list(dict.fromkeys(merges)))
+    return _assembled(_vocabulary(merges), list(dict.fromkeys(merges)))
+
+
+def pruned(tok: PreTrainedTokenizerFast, seed: int) -> PreTrainedTokenizerFast:
+    """The same tokenizer without the pieces with a capital that training hardly sees.
+
+    The vocabulary stays as it is, and so does how nearly all of the corpus is split.
+    """
+    model = json.loads(tok.backend_tokenizer.to_str())["model"]
+    merges, counts = [tuple(merge) for merge in model["merges"]], _piece_counts(tok, seed)
+    while rare := _rare_leaves(merges, counts):
+        merges = [merge for merge in merges if merge not in rare]
+    return _assembled(model["vocab"], merges)
+
+
+def _piece_counts(tok: PreTrainedTokenizerFast, seed: int) -> Counter[str]:
+    rng = Random(f"{seed}/pieces")
+    counts: Counter[str] = Counter()
+    for mix in PHASES.values():
+        for _ in range(_COUNTED_DIALOGUES):
+            for message in sample_dialogue(rng, mix):
+                counts.update(tok.tokenize(message.content))
+    return counts
+
+
+def _rare_leaves(merges: list[tuple[str, str]], counts: Counter[str]) -> set[tuple[str, str]]:
+    """The merges to leave out of which no other piece is made."""
+    parts = {part for merge in merges for part in merge}
+    return {
+        (left, right)
+        for left, right in merges
+        if _CAPITALISED.fullmatch(left + right)
+        and left + right not in parts
+        and counts[left + right] < _LEAST_SEEN
+    }
 
 
 def _word_counts(seed: int) -> Counter[str]:
@@ -130,10 +172,15 @@ def _upper(piece: str) -> str:
     return re.sub("[a-z]", lambda letter: letter[0].upper(), piece)
 
 
-def _assembled(merges: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
+def _vocabulary(merges: Iterable[tuple[str, str]]) -> dict[str, int]:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = [*SPECIALS, *alphabet, *(left + right for left, right in merges)]
-    vocabulary = {piece: n for n, piece in enumerate(dict.fromkeys(pieces))}
+    return {piece: n for n, piece in enumerate(dict.fromkeys(pieces))}
+
+
+def _assembled(
+    vocabulary: dict[str, int], merges: list[tuple[str, str]]
+) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -169,7 +169,7 @@ def train(
 
 
 def save(model: LlamaForCausalLM, tok: PreTrainedTokenizerFast, recipe: Recipe, to: Path) -> None:
-    """Write the artefact: weights in bf16, configs, tokenizer."""
+    """Write the artefact: weights in bf16, configs, the tokenizer without what was hardly seen."""
     to.mkdir(parents=True, exist_ok=True)
     shipped = build_model(recipe, tok)
     shipped.bfloat16()
@@ -185,7 +185,7 @@ def save(model: LlamaForCausalLM, tok: PreTrainedTokenizerFast, recipe: Recipe, 
         max_new_tokens=96,
     )
     shipped.save_pretrained(to)
-    tokenizer.save(tok, to)
+    tokenizer.save(tokenizer.pruned(tok, recipe.seed), to)
 
 
 def main() -> None:

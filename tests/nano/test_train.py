@@ -15,9 +15,10 @@ TINY = train.Recipe(steps=16, dialogues_a_batch=4, hidden=16, layers=1, heads=2,
 
 @pytest.fixture(autouse=True)
 def shipped_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Learning the tokenizer takes seconds, so the tests take the shipped one."""
+    """Learning and pruning the tokenizer takes seconds, so the tests take the shipped one."""
     tok = AutoTokenizer.from_pretrained(path())
     monkeypatch.setattr(train.tokenizer, "build", lambda _seed: tok)
+    monkeypatch.setattr(train.tokenizer, "pruned", lambda given, _seed: given)
 
 
 def _run(work: Path, artefact: Path, recipe: train.Recipe = TINY) -> dict[str, torch.Tensor]:

@@ -18,6 +18,7 @@ from learnback.v1.checkpoints_pb2_grpc import CheckpointServiceStub
 from learnback_client import Client, Reply
 from learnback_server.app import StartError
 from learnback_server.config import ServerConfig
+from learnback_server.engine.loading import load_model
 from learnback_store.announcements import announce
 from learnback_store.archive import Archive
 from learnback_store.checkpoints import CheckpointState, open_checkpoints
@@ -28,9 +29,12 @@ from learnback_store.errors import StoreUnavailableError
 from learnback_store.feedback import FeedbackQueue
 from learnback_store.keys import Keys
 from learnback_store.objects import FsspecObjects
+from learnback_trainer.acceptance import Head
 from learnback_trainer.erasing import Eraser
+from tests.engine.test_acceptance import CLOSE, score_of
 from tests.s3 import S3Server
 from tests.server.running import RunningServer, caught, info_of, wait_until
+from tests.server.test_acceptance import publish
 from tests.server.test_hot_swap import PROMPT, publish_adapter
 from tests.tiny import write_tiny_model
 
@@ -150,6 +154,21 @@ def _erase(served: Served, folder: Path) -> None:
         archive.take([(one.record, one.attempt) for one in batch], learned)
         eraser = Eraser(redis, KEYS, archive, served.trainer, lambda *_: "", 10, lambda _: None)
         assert eraser.work() == 1
+
+
+def test_a_head_lies_beside_the_weights(served: Served) -> None:
+    model = load_model(str(served.model))
+    name, plain, head = publish(served.trainer, "unmerged", model, served.model)
+    assert Head.load(served.trainer.fetch(name)) is not None  # by which the next round is judged
+    served.promote(name)
+    served.wait_for(name)
+    reply = served.client.generate(
+        token_ids=PROMPT, temperature=0, max_tokens=TOKENS, acceptance=True
+    )
+    [candidate] = reply.candidates
+    assert candidate.acceptance == pytest.approx(
+        score_of(plain, head, [*PROMPT, *candidate.token_ids]), abs=CLOSE
+    )
 
 
 def test_a_server_starts_on_what_is_live(
