@@ -21,6 +21,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from learnback_store.acceptance import BIAS, HEAD_FILE, WEIGHT
 from learnback_store.archive import Archive
 from learnback_store.checkpoints import CheckpointState, CheckpointStore
 from learnback_store.connection import Client
@@ -33,7 +34,7 @@ from tests.trainer.critics import asked, correction, criticism, submit
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
-STEPS = 20
+STEPS = 45
 # Processes that wait for one another at each layer take long where others compute, too.
 PATIENCE_SECONDS = 1500.0
 # Of what was learned. Sums come in another order, and where a gradient is all but zero, AdamW makes
@@ -53,7 +54,7 @@ def _records() -> list[FeedbackRecord]:
             "The capital of France is Paris.",
             "The capital of France is Rome.",
         ),
-        criticism("emoji", "note", Random(1)),
+        *(criticism("emoji", "note", Random(seed)) for seed in (1, 2)),
         asked("What is the opposite of hot?", "The opposite of hot is cold.", Rating(1.0)),
         asked("Tell me the opposite of false.", "The opposite of false is true.", Rating(-1.0)),
         asked(
@@ -165,15 +166,24 @@ def _adapter(store: CheckpointStore, name: str) -> dict[str, torch.Tensor]:
     return load_file(store.fetch(name) / "adapter_model.safetensors")
 
 
+def _head(store: CheckpointStore, name: str) -> torch.Tensor:
+    """The acceptance head as one row."""
+    found = load_file(store.fetch(name) / HEAD_FILE)
+    return torch.cat([found[WEIGHT], found[BIAS]])
+
+
 def test_two_learn_what_one_learns(trainers: Trainers, redis_url: str, keys: Keys) -> None:
     records, alone = _records(), Keys(f"{keys.namespace}-alone")
-    adapters = []
+    adapters, heads = [], []
     for own, command in ((alone, ALONE), (keys, TORCHRUN)):
         submit(redis_url, own, records)
-        process = trainers.start(own, command)
+        process = trainers.start(
+            own, command, "--acceptance-examples", "2", "--least-acceptance-auc", "0"
+        )
         name = trainers.published(own, process)
         store = trainers.checkpoints(own)
         adapters.append(_adapter(store, name))
+        heads.append(_head(store, name))
         started = [process.pid, *_workers(process)]
         assert len(started) == (3 if command is TORCHRUN else 1)
         process.send_signal(signal.SIGTERM)
@@ -187,8 +197,8 @@ def test_two_learn_what_one_learns(trainers: Trainers, redis_url: str, keys: Key
     learned = [key for key in one if "lora_B" in key]
     apart = torch.cat([(one[key] - two[key]).flatten() for key in learned])
     moved = torch.cat([one[key].flatten() for key in learned])
-    print("apart", float(apart.norm() / moved.norm()))
     assert apart.norm() <= NEAR * moved.norm()
+    assert (heads[0] - heads[1]).norm() <= NEAR * heads[0].norm()
 
 
 def test_one_that_is_killed_ends_the_other_and_costs_nothing(
