@@ -114,7 +114,7 @@ class Archive(ErasureWriter):
                 back from the dead letters, and is queued again.
             learned: The checkpoint that learned it, by feedback id, as published manifests say
                 (`CheckpointStore.learned_feedback`). They know better than an archive that was
-                lost or restored from a backup.
+                lost or restored from a backup, and does not know that it was ever learned.
 
         Returns:
             Each of them once, in order, as it stands now.
@@ -139,7 +139,9 @@ class Archive(ErasureWriter):
             self._db.execute(
                 "UPDATE feedback SET attempt = ? WHERE feedback_id = ?", [attempt, feedback_id]
             )
-        if feedback_id in learned and view.account.state is FeedbackState.QUEUED:
+        # What the archive knows to have been learned, and queued again since, it knows better.
+        again = any(one.state is FeedbackState.LEARNED for one in view.account.history)
+        if feedback_id in learned and view.account.state is FeedbackState.QUEUED and not again:
             account = view.account.moved(
                 FeedbackState.LEARNED,
                 "found in the manifest of the checkpoint",

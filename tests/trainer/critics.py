@@ -9,6 +9,7 @@ from statistics import mean
 
 from learnback_nano import world
 from learnback_store.connection import connect_async
+from learnback_store.erasures import ErasureDesk
 from learnback_store.gathering import GatheringWriter
 from learnback_store.inbox import FeedbackInbox
 from learnback_store.keys import Keys
@@ -114,6 +115,19 @@ def submit(url: str, keys: Keys, records: Sequence[FeedbackRecord]) -> None:
         await client.aclose()
 
     asyncio.run(put())
+
+
+def erase(url: str, keys: Keys, author: str) -> None:
+    """Asks for an erasure as the server does."""
+
+    async def ask() -> None:
+        client = connect_async(url)
+        writer = GatheringWriter(client)
+        await ErasureDesk(writer, keys).request(author, f"erase {author}")
+        await writer.aclose()
+        await client.aclose()
+
+    asyncio.run(ask())
 
 
 def _user(content: str) -> dict[str, str]:

@@ -30,7 +30,7 @@ from learnback_trainer.quarrels import TAKEN_BACK
 from learnback_trainer.school import Curriculum, Report
 from learnback_trainer.students import Method
 from learnback_trainer.update import Recipe
-from tests.trainer.critics import ANSWER_TOKENS, correction, criticism, submit, views
+from tests.trainer.critics import ANSWER_TOKENS, correction, criticism, erase, submit, views
 
 CURRICULUM = Curriculum(
     Recipe(steps=25, settle_steps=5), Budget(), Amounts(0, 0, 0), answer_tokens=24, seed=0
@@ -39,6 +39,8 @@ FRANCE, HOT = (
     ("What is the capital of France?", "The capital of France is Lyon."),
     ("What is the opposite of hot?", "Not hot."),
 )
+
+NICE = "The capital of France is Nice."
 
 
 @pytest.fixture
@@ -180,8 +182,10 @@ def test_what_was_taken_back_is_not_taught_anew(
     )
     trainer.recover()
     question, now = FRANCE
-    for given, right in (("Something.", "The capital of France is Nice."), (answer, now)):
-        submit(redis_url, keys, [correction(question, given, right)])
+    first_said = correction(question, "Something.", NICE)
+    then_said = replace(correction(question, answer, now), author="bob")
+    for one in (first_said, then_said):
+        submit(redis_url, keys, [one])
         assert trainer.work() == 1
     trainer.tidy()
     name = checkpoints.aliases().live
@@ -193,6 +197,13 @@ def test_what_was_taken_back_is_not_taught_anew(
     assert _accounts(archive) == [first, second]
     with Pupil(base, checkpoints.fetch(name)) as pupil:
         assert _answers(pupil)[0] == now
+    # When who took it back is erased, it is learned after all.
+    erase(redis_url, keys, "bob")
+    trainer.tidy()
+    assert trainer.work() == 1
+    assert archive.get(first_said.feedback_id).account.state is FeedbackState.LEARNED
+    with Pupil(base, checkpoints.fetch(checkpoints.aliases().live)) as pupil:
+        assert _answers(pupil)[0] == NICE
 
 
 @pytest.mark.parametrize(("lessons", "steps", "alike"), [(4, 60, 10), (9, 180, 30), (40, 600, 40)])

@@ -55,7 +55,10 @@ _MOST_TRIES = 4
 HEARD_AGAIN = "what it gave way to may have been feedback that is erased now"
 
 # Why feedback gives way to what others say.
-_GAVE_WAY = (reconcile.OUTWEIGHED, reconcile.CANCELLED, quarrels.OUTWEIGHED, quarrels.UNDECIDED)
+_GAVE_WAY = (
+    *(reconcile.OUTWEIGHED, reconcile.CANCELLED),
+    *(quarrels.OUTWEIGHED, quarrels.UNDECIDED, quarrels.TAKEN_BACK),
+)
 
 Teach = Callable[[Sequence[FeedbackView], str], str]
 """Holds a round about feedback that is LEARNED, from a checkpoint; returns what it published."""
@@ -88,6 +91,10 @@ class Eraser:
         self._archive, self._checkpoints = archive, checkpoints
         self._tray, self._views = ErasureTray(redis, keys), LiveViews(redis, keys)
         self._teach, self._round_size, self._reached = teach, round_size, reached
+
+    def is_asked(self) -> bool:
+        """Whether an erasure waits, or was begun."""
+        return bool(self._tray.open())
 
     def work(self) -> int:
         """Carries out every erasure that was asked for; returns how many that were.

@@ -6,7 +6,7 @@
     ├── LessonError          this exchange can't be put before the model
     ├── TeamError            another process that holds the model has gone, or can't be reached
     └── RoundStoppedError    the trainer was told to stop in the middle of a round
-        └── MadeWayError     feedback has come while everything was being learned anew
+        └── MadeWayError     there is something else to do while everything is learned anew
 
 `config.ConfigError` stands apart: it is raised before any of this is imported. Messages bear no
 text of users.
@@ -40,4 +40,4 @@ class RoundStoppedError(TrainerError):
 
 
 class MadeWayError(RoundStoppedError):
-    """Feedback has come while everything was being learned anew, which can wait."""
+    """There is feedback, or an erasure, while everything is learned anew, which can wait."""

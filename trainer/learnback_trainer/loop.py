@@ -219,7 +219,7 @@ class Trainer:
         return self._checkpoints.lineage(self._checkpoints.aliases().live)
 
     def _consolidate_at_leisure(self, line: Sequence[Manifest]) -> None:
-        """Consolidates, unless feedback comes meanwhile."""
+        """Consolidates, unless there is something else to do meanwhile."""
         began = time.monotonic()
         self._schedule.begun(line)
         try:
@@ -227,7 +227,7 @@ class Trainer:
         except MadeWayError:
             self._schedule.made_way(time.monotonic() - began)
             self._metrics.round_broke_off("made way")
-            _log.info("feedback has come: to learn everything anew can wait")
+            _log.info("feedback, or an erasure, has come: to learn everything anew can wait")
             self._give_up_round()
         else:
             self._schedule.ended(self._line())
@@ -251,10 +251,10 @@ class Trainer:
         No round may be unfinished.
 
         Args:
-            makes_way: Whether it is given up if feedback comes.
+            makes_way: Whether it is given up if feedback comes, or an erasure is asked for.
 
         Raises:
-            MadeWayError: Feedback has come, and the round is unfinished.
+            MadeWayError: That is so, and the round is unfinished.
         """
         live, views = self._checkpoints.aliases().live, self._archive.learned()
         if live == BASE or not views:
@@ -569,7 +569,7 @@ class Trainer:
 
         Args:
             batch: What is kept alive meanwhile.
-            makes_way: Whether it stops for feedback that waits.
+            makes_way: Whether it stops for feedback, or an erasure, that waits.
         """
         last = time.monotonic()
 
@@ -593,9 +593,9 @@ class Trainer:
         return watch
 
     def _waited_for(self) -> bool:
-        """Whether feedback waits; Redis being away is no reason to stop."""
+        """Whether feedback or an erasure waits; Redis being away is no reason to stop."""
         with contextlib.suppress(StoreUnavailableError):
-            return self._queue.stats().depth > 0
+            return self._queue.stats().depth > 0 or self._eraser.is_asked()
         return False
 
     def _give_up_round(self) -> None:
