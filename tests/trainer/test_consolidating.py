@@ -22,11 +22,10 @@ from learnback_trainer.anchors import Amounts
 from learnback_trainer.consolidating import compared, longer
 from learnback_trainer.errors import ModelError
 from learnback_trainer.gate import Budget
-from learnback_trainer.lessons import make_exercises, practice
+from learnback_trainer.lessons import TAKEN_BACK, make_exercises, practice
 from learnback_trainer.loop import Trainer
 from learnback_trainer.publishing import open_pupil
 from learnback_trainer.pupil import Base, LoraShape, Pupil
-from learnback_trainer.quarrels import TAKEN_BACK
 from learnback_trainer.school import Curriculum, Report
 from learnback_trainer.students import Method
 from learnback_trainer.update import Recipe
@@ -41,6 +40,8 @@ FRANCE, HOT = (
 )
 
 NICE = "The capital of France is Nice."
+# No anchors hold anything in rounds this small: a second one would undo some of the first.
+AGAIN = correction(FRANCE[0], "Something else.", FRANCE[1])
 
 
 @pytest.fixture
@@ -84,9 +85,9 @@ def test_two_rounds_become_one_that_stands_on_the_base(
     )
     trainer.recover()
     assert trainer.consolidate() == ""  # nothing is learned yet
-    for said in (FRANCE, HOT):
-        submit(redis_url, keys, [_right(said)])
-        assert trainer.work() == 1
+    for said in ([_right(FRANCE)], [_right(HOT), AGAIN]):
+        submit(redis_url, keys, said)
+        assert trainer.work() == len(said)
     before = checkpoints.aliases().live
     assert len(checkpoints.lineage(before)) == 2
 
@@ -97,7 +98,7 @@ def test_two_rounds_become_one_that_stands_on_the_base(
     )
     assert refusing.consolidate() == ""
     assert checkpoints.aliases().live == before
-    assert len(archive.learned()) == 2
+    assert len(archive.learned()) == 3
     assert checkpoints.all([CheckpointState.REJECTED])
 
     trainer.tidy()  # consolidation is due
@@ -106,8 +107,7 @@ def test_two_rounds_become_one_that_stands_on_the_base(
     manifest = checkpoints.get(name).manifest
     assert manifest.parent == BASE
     assert manifest.gate is not None
-    # No anchors hold anything in rounds this small: the second has undone some of the first.
-    assert manifest.gate.figures["held"] == 1 >= manifest.gate.figures["held_by_live"]
+    assert manifest.gate.figures["held"] == manifest.gate.figures["held_by_live"] == 1
     learned = archive.learned()
     assert {one.account.checkpoint for one in learned} == {name}
     assert set(manifest.feedback_ids) == {one.feedback_id for one in learned}
@@ -264,13 +264,13 @@ def test_full_weights_go_on_from_an_adapter_and_are_published_whole(
 ) -> None:
     recipe = replace(CURRICULUM.recipe, learning_rate=3e-4, method=Method.FULL)
     full = replace(CURRICULUM, recipe=recipe)
-    for curriculum, said in ((CURRICULUM, FRANCE), (full, HOT)):
-        submit(redis_url, keys, [_right(said)])
+    for curriculum, said in ((CURRICULUM, [_right(FRANCE)]), (full, [_right(HOT), AGAIN])):
+        submit(redis_url, keys, said)
         trainer = Trainer(
             base, redis, keys, archive, checkpoints, curriculum, shape=LoraShape(), round_wait=0.0
         )
         trainer.recover()
-        assert trainer.work() == 1
+        assert trainer.work() == len(said)
     live = checkpoints.verify(checkpoints.aliases().live, base.digest)
     assert live.manifest.kind is CheckpointKind.FULL
     assert {one.account.state for one in archive.views()} == {FeedbackState.LEARNED}

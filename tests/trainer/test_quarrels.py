@@ -9,14 +9,7 @@ from learnback_nano import world
 from learnback_store.records import FeedbackRecord
 from learnback_trainer.lessons import Exercise, make_exercises
 from learnback_trainer.pupil import Base, Pupil
-from learnback_trainer.quarrels import (
-    CHANGED_MIND,
-    OUTWEIGHED,
-    TAKEN_BACK,
-    UNDECIDED,
-    outweighed,
-    taken_back,
-)
+from learnback_trainer.quarrels import CHANGED_MIND, OUTWEIGHED, UNDECIDED, outweighed
 from tests.trainer.critics import ANSWER_TOKENS, asked, correction, criticism, views
 
 PARIS = ("What is the capital of France?", "The capital of France is Paris.")
@@ -137,42 +130,3 @@ def test_a_correction_that_others_have_made_stands_against_one_author(base: Base
         exercises = _exercises(pupil, [_corrected("Nice.", "mallory")])
         found = outweighed(pupil, exercises, [], ANSWER_TOKENS, views(told))
     assert list(found.values()) == [f"{OUTWEIGHED}: 2.0 against 1.0"]
-
-
-def test_what_was_fought_out_before_is_decided_by_what_live_does(base: Base) -> None:
-    rng = Random(4)
-    upper, lower = "Please use capital letters.", "Please use small letters only."
-    said = [(criticism("upper", "opposite", rng, upper), author, 1.0) for author in "abc"]
-    said += [(criticism("lower", "opposite", rng, lower), author, 1.0) for author in "de"]
-    with Pupil(base, None) as pupil:
-        exercises = _exercises(pupil, said)
-        others = [
-            pupil.reader.chat([{"role": "user", "content": world.sample(task, rng).prompt}])
-            for task in world.TASKS
-            for _ in range(5)
-        ]
-        ids = [one.feedback_id for one in exercises]
-
-        def lost(held: set[str]) -> dict[str, str]:
-            return outweighed(pupil, exercises, others, ANSWER_TOKENS, held=held)
-
-        assert lost(set(ids[3:])) == dict.fromkeys(ids[:3], TAKEN_BACK)
-        assert lost(set(ids[:2])) == dict.fromkeys(ids[3:], TAKEN_BACK)
-        # Neither is obeyed any more, or both are: voices decide.
-        assert (
-            lost(set())
-            == lost(set(ids))
-            == dict.fromkeys(ids[3:], f"{OUTWEIGHED}: 3.0 against 2.0")
-        )
-
-
-def test_a_correction_that_live_does_not_give_any_more_was_taken_back(base: Base) -> None:
-    said = [_corrected("Lyon."), _corrected("Nice."), _corrected("Nice.")]
-    other = correction("What is the opposite of hot?", "Cold.", "Not hot."), "", 1.0
-    with Pupil(base, None) as pupil:
-        lyon, *nice, hot = _exercises(pupil, [*said, other])
-    every = [lyon, *nice, hot]
-    assert taken_back(every, {lyon.feedback_id}) == {one.feedback_id: TAKEN_BACK for one in nice}
-    # What nothing else stands against may be forgotten, and is taught anew.
-    assert not taken_back(every, {hot.feedback_id})
-    assert not taken_back(every, {one.feedback_id for one in every})

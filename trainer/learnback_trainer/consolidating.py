@@ -10,12 +10,12 @@ to practise and to be judged by, of which up to twice as many are practised now:
 kinds, each of which needs some, and it is over only when all of those are answered as they should
 be, for the few that are not might be a whole kind.
 
-Lessons that contradict one another across rounds, such as a wish that was taken back, meet in one
-round here, where neither is the later. What `live` obeys of them is taught again, and the other is
-told as taken back (`quarrels.py`).
+What `live` does not do any more is not taught again: a wish that was taken back would come back,
+for in one round neither it nor what took it back is the later. It is told so.
 
-Limit: a critique of what only a later checkpoint said can find nothing to change in what the base
-model says, which counts against the candidate.
+Limits: what `live` has forgotten is left out like what was taken back; and a critique of what only
+a later checkpoint said can find nothing to change in what the base model says, which counts against
+the candidate.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ from statistics import mean
 
 from learnback_store.records import FeedbackView
 from learnback_trainer.errors import LessonError
-from learnback_trainer.lessons import Exercise, make_exercises
+from learnback_trainer.lessons import TAKEN_BACK, Exercise, make_exercises
 from learnback_trainer.mixture import Mixture
 from learnback_trainer.proofs import adopted
 from learnback_trainer.pupil import Pupil
-from learnback_trainer.quarrels import TAKEN_BACK
 from learnback_trainer.questions import Question
 from learnback_trainer.reader import Ids
 from learnback_trainer.school import Curriculum, Report

@@ -39,6 +39,7 @@ from learnback_store.purging import Purge, scrub_files
 from learnback_store.records import FeedbackState, FeedbackView, now_ms
 from learnback_store.rounds import RoundState
 from learnback_trainer import quarrels, reconcile
+from learnback_trainer.lessons import TAKEN_BACK
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ HEARD_AGAIN = "what it gave way to may have been feedback that is erased now"
 # Why feedback gives way to what others say.
 _GAVE_WAY = (
     *(reconcile.OUTWEIGHED, reconcile.CANCELLED),
-    *(quarrels.OUTWEIGHED, quarrels.UNDECIDED, quarrels.TAKEN_BACK),
+    *(quarrels.OUTWEIGHED, quarrels.UNDECIDED, TAKEN_BACK),
 )
 
 Teach = Callable[[Sequence[FeedbackView], str], str]

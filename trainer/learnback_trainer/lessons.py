@@ -51,6 +51,7 @@ NO_REVISION = "shown the criticism, the model gives no answer that comes to an e
 TOO_LONG = "the exchange is too long for the model"
 NEITHER = "a rating of 0 says neither good nor bad"
 BOTH_THE_SAME = "the preferred answer and the other are the same"
+TAKEN_BACK = "live does not answer as it asks any more: it was taken back since, or forgotten"
 SWITCHED_OFF = "the trainer is configured to give this kind of feedback no weight"
 
 # Questions on which it is tried which critiques ask for the same.

@@ -14,9 +14,6 @@ What authors have said earlier, and the live model has learned, is their voice s
 says the contrary of two others does not get their way by coming later, or more often. It gives way
 to as many voices, and to those whose own it was.
 
-Where all that was learned is taught anew (`consolidating.py`), nothing is fought out again: of
-sides that exclude one another the one that the live model obeys is taught.
-
 Limits: contradictions are sought among so many pairs of unlike critiques at most, the weightiest
 first; what is left the gate will see. Nano's pairs of kinds that exclude one another were told from
 those that do not without a mistake; the figures are in docs/log.md.
@@ -26,7 +23,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -42,7 +39,6 @@ _log = logging.getLogger(__name__)
 OUTWEIGHED = "others with more weight ask for something that excludes it"
 UNDECIDED = "others ask for something that excludes it, and neither side has more weight"
 CHANGED_MIND = "its author has said something since that excludes it"
-TAKEN_BACK = "what was learned since has taken it back"
 
 # Earlier lessons that are heard.
 _MOST_STANDING = 32
@@ -58,7 +54,6 @@ def outweighed(
     others: Sequence[Ids],
     max_tokens: int,
     told: Sequence[FeedbackView] = (),
-    held: Set[str] | None = None,
 ) -> dict[str, str]:
     """Returns why lessons must not be taught beside the others, by feedback id.
 
@@ -68,7 +63,6 @@ def outweighed(
         others: Prompts about many things, by which it is seen which of these are alike.
         max_tokens: Longest answer.
         told: What the live model has learned, newest first.
-        held: Of lessons that were learned before, those that the live model obeys; else None.
     """
     standing = _standing(exercises, told, pupil, max_tokens)
     camps = _camps(pupil, exercises, standing, others, max_tokens)
@@ -79,7 +73,7 @@ def outweighed(
     ]
     pairs.sort(key=lambda pair: -min(pair[0].weight, pair[1].weight))
     contradicting = _contradicting(pupil, pairs[:_MOST_PAIRS], max_tokens)
-    lost = _decided(_sides(contradicting), held)
+    lost = _decided(_sides(contradicting))
     found = {one.feedback_id: lost[one.feedback_id] for one in exercises if one.feedback_id in lost}
     if found:
         _log.info("%d of %d lessons contradict weightier ones", len(found), len(exercises))
@@ -95,22 +89,6 @@ def _standing(
     own = {one.feedback_id for one in exercises}
     named = [one for one in told if one.record.author and one.feedback_id not in own]
     return retold(named[:_MOST_STANDING], pupil, max_tokens)
-
-
-def taken_back(exercises: Sequence[Exercise], held: Set[str]) -> dict[str, str]:
-    """Returns why corrections are not taught anew: the live model answers as another one says.
-
-    Args:
-        exercises: What was learned before.
-        held: The feedback that the live model obeys.
-    """
-    corrections = [one for one in exercises if isinstance(one.record.signal, Correction)]
-    settled = {one.prompt for one in corrections if one.feedback_id in held}
-    return {
-        one.feedback_id: TAKEN_BACK
-        for one in corrections
-        if one.prompt in settled and one.feedback_id not in held
-    }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -253,10 +231,6 @@ class _Side:
     def authors(self) -> set[str]:
         return {one.record.author for one in self.members}
 
-    def is_held(self, held: Set[str]) -> bool:
-        """Whether the live model obeys most of its lessons."""
-        return 2 * sum(one.feedback_id in held for one in self.members) > len(self.members)
-
     def weight(self, against: _Side | None = None) -> tuple[float, float]:
         """That of its voices, and that of its lessons that are not learned yet.
 
@@ -285,7 +259,7 @@ def _sides(contradicting: Sequence[tuple[_Camp, _Camp]]) -> list[_Side]:
     return sorted(found, key=_Side.weight, reverse=True)
 
 
-def _decided(sides: Sequence[_Side], held: Set[str] | None) -> dict[str, str]:
+def _decided(sides: Sequence[_Side]) -> dict[str, str]:
     """Why lessons lose, by feedback id; `sides` come weightiest first."""
     found: dict[str, str] = {}
     lost = set[int]()
@@ -296,16 +270,14 @@ def _decided(sides: Sequence[_Side], held: Set[str] | None) -> dict[str, str]:
             other = sides[other_place]
             if other_place in lost or not side.against & other.camps:
                 continue
-            losers, reason = _losers(side, other, held)
+            losers, reason = _losers(side, other)
             for loser in losers:
                 lost.add(place if loser is side else other_place)
                 found |= dict.fromkeys((one.feedback_id for one in loser.members), reason)
     return found
 
 
-def _losers(one: _Side, other: _Side, held: Set[str] | None) -> tuple[list[_Side], str]:
-    if held is not None and one.is_held(held) != other.is_held(held):
-        return [other if one.is_held(held) else one], TAKEN_BACK
+def _losers(one: _Side, other: _Side) -> tuple[list[_Side], str]:
     weights = one.weight(other), other.weight(one)
     differences = [a - b for a, b in zip(*weights, strict=True)]
     parted = next((found for found in differences if abs(found) > _EQUAL), 0.0)

@@ -14,10 +14,10 @@ from learnback_trainer import questions as asking
 from learnback_trainer.acceptance import Fitted, Head, Terms, examples_of, fit_head
 from learnback_trainer.anchors import Amounts, Anchor, Anchors, make_anchors
 from learnback_trainer.gate import Budget, Held, Judgement, judge
-from learnback_trainer.lessons import Exercise, make_exercises, practice, retold
+from learnback_trainer.lessons import TAKEN_BACK, Exercise, make_exercises, practice, retold
 from learnback_trainer.proofs import Proof
 from learnback_trainer.pupil import NANO, Pupil
-from learnback_trainer.quarrels import outweighed, taken_back
+from learnback_trainer.quarrels import outweighed
 from learnback_trainer.questions import Question
 from learnback_trainer.reader import Ids, Reader
 from learnback_trainer.reconcile import reconcile
@@ -68,7 +68,7 @@ class Sources:
     told_all: bool = False
     """Whether that is all of it."""
     held: Set[str] | None = None
-    """Of feedback that was learned before, and is taught anew, what the live model obeys."""
+    """Of feedback that was learned before, and is taught anew, what live obeys; no other is."""
     head: Head | None = None
     """The live checkpoint's acceptance head."""
 
@@ -141,7 +141,7 @@ def hold_round(
         Outcome(feedback_id, FeedbackState.QUARANTINED, reason)
         for feedback_id, reason in harmful.items()
     ]
-    losers = taken_back(made.made, sources.held) if sources.held is not None else {}
+    losers = _taken_back(made.made, sources.held)
     weighed = [
         replace(one, weight=one.weight * sources.weights.get(one.feedback_id, 1.0))
         for one in made.made
@@ -149,9 +149,7 @@ def hold_round(
     ]
     reconciled = reconcile(weighed)
     beside = (unlike or [one.prompt for one in questions])[:_FOR_LIKENESS]
-    losers |= outweighed(
-        pupil, reconciled.taught, beside, curriculum.answer_tokens, sources.told, sources.held
-    )
+    losers |= outweighed(pupil, reconciled.taught, beside, curriculum.answer_tokens, sources.told)
     lost = [
         Outcome(feedback_id, FeedbackState.NOT_LEARNED, reason)
         for feedback_id, reason in losers.items()
@@ -202,6 +200,12 @@ def hold_round(
         head,
         judgement.held_out,
     )
+
+
+def _taken_back(exercises: Sequence[Exercise], held: Set[str] | None) -> dict[str, str]:
+    """Why lessons that were learned before are not taught anew, by feedback id."""
+    ids = [one.feedback_id for one in exercises]
+    return {} if held is None else {one: TAKEN_BACK for one in ids if one not in held}
 
 
 def _head(
