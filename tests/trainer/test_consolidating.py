@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,19 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
         yield opened
 
 
+@pytest.fixture
+def hired(
+    base: Base, redis: Client, keys: Keys, archive: Archive, checkpoints: CheckpointStore
+) -> Callable[..., Trainer]:
+    """Makes trainers, by curriculum and settings."""
+
+    def hire(curriculum: Curriculum = CURRICULUM, **settings: Any) -> Trainer:
+        own = {"shape": LoraShape(), "round_wait": 0.0, **settings}
+        return Trainer(base, redis, keys, archive, checkpoints, curriculum, **own)
+
+    return hire
+
+
 def _right(said: tuple[str, str]) -> FeedbackRecord:
     return correction(said[0], "Something.", said[1])
 
@@ -66,23 +80,13 @@ def _answers(pupil: Pupil) -> list[str]:
 
 def test_two_rounds_become_one_that_stands_on_the_base(
     base: Base,
-    redis: Client,
+    hired: Callable[..., Trainer],
     redis_url: str,
     keys: Keys,
     archive: Archive,
     checkpoints: CheckpointStore,
 ) -> None:
-    trainer = Trainer(
-        base,
-        redis,
-        keys,
-        archive,
-        checkpoints,
-        CURRICULUM,
-        shape=LoraShape(),
-        round_wait=0.0,
-        consolidate_rounds=2,
-    )
+    trainer = hired(consolidate_rounds=2)
     trainer.recover()
     assert trainer.consolidate() == ""  # nothing is learned yet
     for said in ([_right(FRANCE)], [_right(HOT), AGAIN]):
@@ -93,9 +97,7 @@ def test_two_rounds_become_one_that_stands_on_the_base(
 
     # A candidate that is refused changes nothing.
     strict = replace(CURRICULUM, budget=Budget(adoption=1.1))
-    refusing = Trainer(
-        base, redis, keys, archive, checkpoints, strict, shape=LoraShape(), round_wait=0.0
-    )
+    refusing = hired(strict)
     assert refusing.consolidate() == ""
     assert checkpoints.aliases().live == before
     assert len(archive.learned()) == 3
@@ -120,7 +122,7 @@ def test_two_rounds_become_one_that_stands_on_the_base(
 
 def test_a_consolidation_makes_way_for_feedback(
     base: Base,
-    redis: Client,
+    hired: Callable[..., Trainer],
     redis_url: str,
     keys: Keys,
     archive: Archive,
@@ -133,18 +135,7 @@ def test_a_consolidation_makes_way_for_feedback(
         if step == "lessons" and archive.learned() and late:
             submit(redis_url, keys, [late.pop()])
 
-    trainer = Trainer(
-        base,
-        redis,
-        keys,
-        archive,
-        checkpoints,
-        CURRICULUM,
-        shape=LoraShape(),
-        round_wait=0.0,
-        consolidate_rounds=1,
-        on_step=told,
-    )
+    trainer = hired(consolidate_rounds=1, on_step=told)
     trainer.recover()
     submit(redis_url, keys, [_right(FRANCE)])
     assert trainer.work() == 1
@@ -162,24 +153,14 @@ def test_a_consolidation_makes_way_for_feedback(
 @pytest.mark.parametrize("answer", ["Something.", "Something else."])
 def test_what_was_taken_back_is_not_taught_anew(
     base: Base,
-    redis: Client,
+    hired: Callable[..., Trainer],
     redis_url: str,
     keys: Keys,
     archive: Archive,
     checkpoints: CheckpointStore,
     answer: str,
 ) -> None:
-    trainer = Trainer(
-        base,
-        redis,
-        keys,
-        archive,
-        checkpoints,
-        CURRICULUM,
-        shape=LoraShape(),
-        round_wait=0.0,
-        consolidate_rounds=2,
-    )
+    trainer = hired(consolidate_rounds=2)
     trainer.recover()
     question, now = FRANCE
     first_said = correction(question, "Something.", NICE)
@@ -256,7 +237,7 @@ def test_a_candidate_is_compared_at_questions_that_nobody_criticised(
 @pytest.mark.slow
 def test_full_weights_go_on_from_an_adapter_and_are_published_whole(
     base: Base,
-    redis: Client,
+    hired: Callable[..., Trainer],
     redis_url: str,
     keys: Keys,
     archive: Archive,
@@ -266,9 +247,7 @@ def test_full_weights_go_on_from_an_adapter_and_are_published_whole(
     full = replace(CURRICULUM, recipe=recipe)
     for curriculum, said in ((CURRICULUM, [_right(FRANCE)]), (full, [_right(HOT), AGAIN])):
         submit(redis_url, keys, said)
-        trainer = Trainer(
-            base, redis, keys, archive, checkpoints, curriculum, shape=LoraShape(), round_wait=0.0
-        )
+        trainer = hired(curriculum)
         trainer.recover()
         assert trainer.work() == len(said)
     live = checkpoints.verify(checkpoints.aliases().live, base.digest)
@@ -285,9 +264,7 @@ def test_full_weights_go_on_from_an_adapter_and_are_published_whole(
     served = replace(base, network=load_full(base.network, folder))
     with Pupil(served, None) as pupil, pupil.as_live():
         assert _answers(pupil)[1] == HOT[1]
-    back = Trainer(
-        base, redis, keys, archive, checkpoints, CURRICULUM, shape=LoraShape(), round_wait=0.0
-    )
+    back = hired()
     with pytest.raises(ModelError, match="--method full"):
         back.run()
     name = back.consolidate()
