@@ -141,11 +141,12 @@ def hold_round(
         Outcome(feedback_id, FeedbackState.QUARANTINED, reason)
         for feedback_id, reason in harmful.items()
     ]
-    losers = _taken_back(made.made, sources.held)
+    harmless = [one for one in made.made if one.feedback_id not in harmful]
+    losers = _taken_back(harmless, sources.held)
     weighed = [
         replace(one, weight=one.weight * sources.weights.get(one.feedback_id, 1.0))
-        for one in made.made
-        if one.feedback_id not in harmful and one.feedback_id not in losers
+        for one in harmless
+        if one.feedback_id not in losers
     ]
     reconciled = reconcile(weighed)
     beside = (unlike or [one.prompt for one in questions])[:_FOR_LIKENESS]
