@@ -440,7 +440,7 @@ def test_the_gate_refuses_what_the_live_head_would_not_accept(base: Base) -> Non
         questions = shipped_questions(120, rng, pupil.reader)
         made = make_exercises(views([record]), pupil, ANSWER_TOKENS).made
         anchors = make_anchors(
-            pupil, made, questions, [], amounts=amounts, max_tokens=ANSWER_TOKENS, rng=rng
+            pupil, made, questions, {}, amounts=amounts, max_tokens=ANSWER_TOKENS, rng=rng
         )
         # Live users accept what live says, and nothing that ends otherwise.
         pairs = [(one.prompt, one.answer) for one in anchors.questions]

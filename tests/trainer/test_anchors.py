@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -42,7 +42,7 @@ def _held(
     pupil: Pupil,
     questions: Sequence[Question],
     told: Told | None = None,
-    dialogues: Sequence[Ids] = (),
+    dialogues: Mapping[Ids, Ids] | None = None,
     amounts: Amounts = Amounts(questions=400, alike=0, near=0),  # noqa: B008  # frozen
 ) -> Anchors:
     """The anchors of a round about emoji in answers to notes."""
@@ -51,7 +51,7 @@ def _held(
         pupil,
         made.made,
         questions,
-        dialogues,
+        dialogues or {},
         told,
         [one.prompt for one in shipped_questions(90, Random(9), pupil.reader)],
         amounts=amounts,
@@ -111,6 +111,27 @@ def test_what_was_never_told_of_is_held_where_the_base_is(base: Base, shouting: 
     spoken = [held[one] for one in dialogues if one in held] + anchors.dialogues
     assert len(spoken) == len(dialogues)
     assert {one.by for one in spoken} == {Frozen.BASE}
+
+
+def test_what_the_base_model_may_well_answer_is_mostly_right(base: Base) -> None:
+    with Pupil(base, None) as pupil:
+        likely = {one.prompt: one.likely for one in shipped_questions(90, Random(0), pupil.reader)}
+        likely |= shipped_dialogues(60, Random(1), pupil.reader)
+        answers = pupil.answer(list(likely), ANSWER_TOKENS)
+    right = [one == answer for one, answer in zip(likely.values(), answers, strict=True)]
+    assert sum(right) >= 0.95 * len(right)
+
+
+@pytest.mark.parametrize("told", [None, Told({}, all=True)])
+def test_a_wrong_guess_changes_no_anchor(base: Base, shouting: Path, told: Told | None) -> None:
+    with Pupil(base, shouting) as pupil:
+        questions = shipped_questions(45, Random(0), pupil.reader)
+        dialogues = shipped_dialogues(20, Random(2), pupil.reader)
+        found = _held(pupil, questions, told, dialogues)
+        wrong = pupil.reader.answer("Something else.")
+        misled = [replace(one, likely=wrong) for one in questions]
+        same = _held(pupil, misled, told, dict.fromkeys(dialogues, wrong))
+    assert found == same
 
 
 def test_where_not_all_is_known_only_what_is_the_same_is_held_by_the_base(

@@ -119,7 +119,7 @@ def make_anchors(
     pupil: Pupil,
     exercises: Sequence[Exercise],
     questions: Sequence[Question],
-    dialogues: Sequence[Ids],
+    dialogues: Mapping[Ids, Ids],
     told: Told | None = None,
     unlike: Sequence[Ids] = (),
     *,
@@ -133,7 +133,8 @@ def make_anchors(
         pupil: The model.
         exercises: What is taught.
         questions: Where from, in order of preference.
-        dialogues: Likewise, each up to the model's turn to revise.
+        dialogues: Likewise, each up to the model's turn to revise, with what the base model may
+            well make of the answer; empty if that isn't known.
         told: What the live model has been told about.
         unlike: See `likeness`.
         amounts: How many to take.
@@ -147,13 +148,14 @@ def make_anchors(
         [one.prompt for one in some if len(one.prompt) <= room]
         for some in (found.beside, found.apart)
     )
-    spoken = [one for one in dict.fromkeys(dialogues) if len(one) <= room][: amounts.dialogues]
+    spoken = [one for one in dialogues if len(one) <= room][: amounts.dialogues]
     # There the lesson would show in revisions, too, where nobody asks for it.
     tasks = sorted({one.task for one, _ in found.alike if one.task})
-    besides = shipped_dialogues(amounts.near, rng, pupil.reader, tasks) if tasks else []
+    besides = shipped_dialogues(amounts.near, rng, pupil.reader, tasks) if tasks else {}
     spoken += [one for one in besides if len(one) <= room]
+    likely = {one.prompt: one.likely for one in questions} | besides | dict(dialogues)
     others, revisions, facts = (
-        _answered(pupil, some, untold, max_tokens, rng)
+        _answered(pupil, some, untold, likely, max_tokens, rng)
         for some, untold in (
             (_with_more_of(found.exposed, far, found.group, amounts), found.untold),
             (spoken, frozenset(spoken)),
@@ -175,7 +177,7 @@ def make_anchors(
     if tasks:
         count = amounts.alike - len(alike)
         alike += _more_alike(found.alike, exercises, tasks, count, rng, pupil.reader)
-    like = _with_answers(pupil, alike, max_tokens)
+    like = _with_answers(pupil, alike, found.untold, max_tokens)
     kept = range(len(like))[::_ALIKE_JUDGED][: amounts.judged]
     return Anchors(
         rehearsed=[
@@ -202,20 +204,28 @@ def _with_more_of(
 
 
 def _answered(
-    pupil: Pupil, inputs: list[Ids], untold: Container[Ids], max_tokens: int, rng: Random
+    pupil: Pupil,
+    inputs: list[Ids],
+    untold: Container[Ids],
+    likely: Mapping[Ids, Ids],
+    max_tokens: int,
+    rng: Random,
 ) -> list[Anchor]:
-    """Anchors, of which those `untold` are held where the base model is."""
+    """Anchors, of which those `untold` are held where the base model is.
+
+    What the base model may well answer is `likely`.
+    """
     rng.shuffle(inputs)
-    with pupil.as_live():
-        live = pupil.answer(inputs, max_tokens)
+    with pupil.as_frozen(Frozen.BASE):
+        base = pupil.answer(inputs, max_tokens, likely=likely)
     if pupil.live_is_base:
         return [
-            Anchor(prompt, answer) for prompt, answer in zip(inputs, live, strict=True) if answer
+            Anchor(prompt, answer) for prompt, answer in zip(inputs, base, strict=True) if answer
         ]
-    with pupil.as_frozen(Frozen.BASE):
+    with pupil.as_live():
         # What nobody spoke of has hardly ever changed.
-        likely = {one: now for one, now in zip(inputs, live, strict=True) if one in untold}
-        base = pupil.answer(inputs, max_tokens, likely=likely)
+        same = {one: first for one, first in zip(inputs, base, strict=True) if one in untold}
+        live = pupil.answer(inputs, max_tokens, likely=same)
     anchors = [
         Anchor(prompt, first, Frozen.BASE, now)
         if first == now or prompt in untold
@@ -280,10 +290,17 @@ def _more_alike(
 
 
 def _with_answers(
-    pupil: Pupil, alike: Sequence[tuple[Question, tuple[Exercise, ...]]], max_tokens: int
+    pupil: Pupil,
+    alike: Sequence[tuple[Question, tuple[Exercise, ...]]],
+    untold: Container[Ids],
+    max_tokens: int,
 ) -> list[Alike]:
+    likely = {
+        one.prompt: one.likely for one, _ in alike if pupil.live_is_base or one.prompt in untold
+    }
+    prompts = [one.prompt for one, _ in alike]
     with pupil.as_live():
-        answers = pupil.answer([question.prompt for question, _ in alike], max_tokens)
+        answers = pupil.answer(prompts, max_tokens, likely=likely)
     return [
         Alike(
             replace(question.exchange, answer=pupil.reader.text(answer)),

@@ -36,6 +36,8 @@ class Question:
     """What the operator says is right, each by itself; empty if nothing is said."""
     task: str = ""
     """Which of the embedded model's tasks it is of, if it is shipped with it."""
+    likely: Ids = ()
+    """What the base model may well answer; empty if that isn't known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +70,21 @@ def shipped_questions(
 ) -> list[Question]:
     """Returns questions of the embedded model's tasks, evenly; of some there are few."""
     tasks = [about[index % len(about)] for index in range(count)]
-    asking = {asked(world.sample(task, rng, "seen").prompt): task for task in tasks}
-    return [replace(one, task=asking[one.exchange]) for one in _questions(asking, reader)]
+    items = [(task, world.sample(task, rng, "seen")) for task in tasks]
+    asking = {asked(item.prompt): (task, world.render(item)) for task, item in items}
+    found = []
+    for one in _questions(asking, reader):
+        task, right = asking[one.exchange]
+        found.append(replace(one, task=task, likely=reader.answer(right)))
+    return found
 
 
 def shipped_dialogues(
     count: int, rng: Random, reader: Reader, tasks: Sequence[str] = ()
-) -> list[Ids]:
+) -> dict[Ids, Ids]:
     """Returns dialogues with a critique at their end, of the embedded model's kinds, evenly.
+
+    Each comes with what the base model may well make of the answer.
 
     Args:
         count: How many are drawn; a few kinds can't be said of every task.
@@ -89,7 +98,7 @@ def shipped_dialogues(
         task = rng.choice(tasks) if tasks else None
         with contextlib.suppress(world.ImpossibleError):
             found.append(world.revision(kinds[index % len(kinds)], rng, task=task))
-    return [reader.chat(probe.messages) for probe in found]
+    return {reader.chat(probe.messages): reader.answer(probe.expected) for probe in found}
 
 
 def dialogues_of(records: Iterable[FeedbackRecord], reader: Reader) -> list[Ids]:

@@ -247,13 +247,14 @@ def _anchors(
     rng: Random,
 ) -> Anchors:
     reader, amounts = pupil.reader, curriculum.amounts
-    dialogues: list[Ids] = [one.dialogue for one in exercises if one.dialogue]
+    # With what the base model, who is the teacher, makes of the answer.
+    dialogues = {one.dialogue: one.target for one in exercises if one.dialogue}
     earlier = asking.dialogues_of(sources.earlier, reader)
     if base_name == NANO:
         # What was said so far is about few things; revising is to be held for all.
-        dialogues += earlier[: amounts.dialogues // 4]
-        dialogues += asking.shipped_dialogues(amounts.dialogues, rng, reader)
-    dialogues += earlier
+        dialogues |= dict.fromkeys(earlier[: amounts.dialogues // 4], ())
+        dialogues |= asking.shipped_dialogues(amounts.dialogues, rng, reader)
+    dialogues |= dict.fromkeys(earlier, ())
     told = asking.told_of([one.record for one in sources.told], reader, everything=sources.told_all)
     heard = retold(reversed(sources.told[:_HEARD]), pupil, curriculum.answer_tokens)
     told = replace(told, lessons=[one for one in heard if one.dialogue])
