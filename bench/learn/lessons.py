@@ -22,6 +22,8 @@ _FEW = 4
 _SECONDS, _OF_A_ROUND = "seconds", "of a round"
 _OTHER_QUESTIONS = 1000
 """Added to a seed, for questions that were not asked yet."""
+# The worst of so many figures is sought there that chance alone would move it by hundredths.
+_TIMES_AFTER_A_ROW = 4
 # Each is told on top of those before it; nobody speaks of translations into English.
 _ROW = (
     *(Wish("emoji", "note"), Wish("upper", "capital"), Wish("hello", "en_zh")),
@@ -111,8 +113,8 @@ def seconds(seed: int) -> Iterator[Figure]:
 def _after_a_row(named: Naming, service: Service, seed: int) -> Iterator[Figure]:
     for task in dict.fromkeys(wish.task for wish in _ROW):
         wishes = [wish for wish in _ROW if wish.task == task]
-        yield named("as told", compliance(service, wishes, seed))
-    yield from kept(named, service, {wish.task for wish in _ROW}, seed)
+        yield named("as told", compliance(service, wishes, seed, times=_TIMES_AFTER_A_ROW))
+    yield from kept(named, service, {wish.task for wish in _ROW}, seed, _TIMES_AFTER_A_ROW)
 
 
 def _wishes(seed: int) -> list[Wish]:

@@ -19,8 +19,9 @@ from bench.learn.users import Wish, question
 from learnback_nano import world
 
 HELD_OUT = 100
-"""Prompts of one figure, and of each other task."""
+"""Prompts of one figure, and of each other task, unless more are asked for."""
 _REVISIONS = 104
+"""Dialogues of one figure, likewise: of each kind as many."""
 _STREAMS = 32
 _MAX_TOKENS = 64
 _BASE = "base"
@@ -59,10 +60,12 @@ def _asked(service: Service, dialogues: Sequence[Dialogue], checkpoint: str) -> 
         return list(pool.map(one, dialogues))
 
 
-def probes(wishes: Sequence[Wish], seed: int) -> list[tuple[world.Item, world.Style]]:
+def probes(
+    wishes: Sequence[Wish], seed: int, times: int = 1
+) -> list[tuple[world.Item, world.Style]]:
     """Held-out prompts of the wishes' task, with the style that all of them together ask for."""
     rng = Random(f"held out/{seed}")
-    return [question(wishes, rng) for _ in range(HELD_OUT)]
+    return [question(wishes, rng) for _ in range(times * HELD_OUT)]
 
 
 def compliance(
@@ -71,6 +74,7 @@ def compliance(
     seed: int,
     checkpoint: str = "live",
     before: Dialogue = (),
+    times: int = 1,
 ) -> float:
     """The share of held-out answers in the style that all the wishes (of one task) ask for.
 
@@ -80,8 +84,9 @@ def compliance(
         seed: Draws the prompts.
         checkpoint: Which answers.
         before: Messages that stand before each prompt.
+        times: How many times as many prompts as otherwise.
     """
-    found = probes(wishes, seed)
+    found = probes(wishes, seed, times)
     answers = ask(service, [[*before, user(item.prompt)] for item, _ in found], checkpoint)
     pairs = zip(answers, found, strict=True)
     return mean(world.judge(text, item, style).style for text, (item, style) in pairs)
@@ -110,7 +115,9 @@ def content_lost(service: Service, task: str, seed: int) -> float:
     return right[_BASE] - right["live"]
 
 
-def kept(named: Naming, service: Service, taught: set[str], seed: int) -> Iterator[Figure]:
+def kept(
+    named: Naming, service: Service, taught: set[str], seed: int, times: int = 1
+) -> Iterator[Figure]:
     """Figures of what should not have changed.
 
     The share of answers to other tasks that are the base model's to the letter, and the share of
@@ -119,19 +126,20 @@ def kept(named: Naming, service: Service, taught: set[str], seed: int) -> Iterat
     rng = Random(f"kept/{seed}")
     same = []
     for task in world.TASKS:
-        asked = [world.plain(task, rng).messages for _ in range(HELD_OUT)]
+        asked = [world.plain(task, rng).messages for _ in range(times * HELD_OUT)]
         if task not in taught:
             pairs = zip(ask(service, asked), ask(service, asked, _BASE), strict=True)
             same.append(mean(one == other for one, other in pairs))
     if same:
         yield named("other tasks", mean(same))
         yield named("worst other task", min(same))
-    yield named("revision", _revised(service, "live", seed) / _revised(service, _BASE, seed))
-
-
-def _revised(service: Service, checkpoint: str, seed: int) -> float:
     rng, kinds = Random(f"revised/{seed}"), list(world.KINDS)
-    asked = [world.revision(kinds[i % len(kinds)], rng) for i in range(_REVISIONS)]
+    criticised = [world.revision(kinds[i % len(kinds)], rng) for i in range(times * _REVISIONS)]
+    live, base = (_right(service, criticised, name) for name in ("live", _BASE))
+    yield named("revision", live / base)
+
+
+def _right(service: Service, asked: Sequence[world.Probe], checkpoint: str) -> float:
     answers = ask(service, [probe.messages for probe in asked], checkpoint)
     return mean(probe.judge(text).exact for probe, text in zip(asked, answers, strict=True))
 
