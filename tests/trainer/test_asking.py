@@ -11,6 +11,7 @@ from learnback_nano import world
 from learnback_trainer import pupil as pupils
 from learnback_trainer.errors import ModelError
 from learnback_trainer.pupil import Base, Pupil, load_base
+from learnback_trainer.students import Frozen
 
 
 @pytest.mark.parametrize("most_logits", [1, 200_000, 10**9])
@@ -66,6 +67,26 @@ def test_what_is_guessed_rightly_is_not_made(base: Base, monkeypatch: pytest.Mon
         [answer] = pupil.answer([prompt], 24)
         monkeypatch.setattr(pupil, "_generate", lambda *_: pytest.fail("it was made"))
         assert pupil.answer([prompt, prompt], 24, likely={prompt: answer}) == [answer, answer]
+
+
+def test_what_a_frozen_model_expects_is_kept_for_itself_alone(base: Base) -> None:
+    prompt = base.reader.chat([{"role": "user", "content": "What is the capital of France?"}])
+    with Pupil(base, None) as pupil:
+        with pupil.as_live():
+            [answer] = pupil.answer([prompt], 24)
+            read = pupil.distributions([(prompt, answer)])
+            pupil.answer([prompt], 24, likely={prompt: answer})
+        for weight in pupil.weights():
+            weight.data += 0.1
+        [student] = pupil.distributions([(prompt, answer)])
+        for which in Frozen:
+            with pupil.as_frozen(which), pytest.MonkeyPatch.context() as patched:
+                patched.setattr(pupil, "_logits_together", lambda _: pytest.fail("it was read"))
+                kept = pupil.distributions([(prompt, answer)] * 2)
+            torch.testing.assert_close(kept, read * 2, atol=1e-3, rtol=1e-3)
+        assert not torch.allclose(student, read[0], atol=0.1)
+        [again] = pupil.distributions([(prompt, answer)])
+    torch.testing.assert_close(again, student)
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:7"])

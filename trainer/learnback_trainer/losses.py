@@ -20,7 +20,7 @@ from learnback_trainer.mixture import Mixture
 from learnback_trainer.objectives import distillation, dpo, imitation, kto, sft
 from learnback_trainer.objectives.distillation import Divergence, bucketed, likeliest
 from learnback_trainer.pupil import Pupil
-from learnback_trainer.reader import Ids
+from learnback_trainer.reader import Ids, Pair
 from learnback_trainer.students import Frozen
 
 # What the teacher expects is kept for later steps up to this size. Nano needs a tenth of it; of a
@@ -28,9 +28,6 @@ from learnback_trainer.students import Frozen
 _REMEMBERED_BYTES = 512 * 1024 * 1024
 # What the live model would say instead of an answer may be so much longer.
 _LONGER_TOKENS = 16
-
-Pair = tuple[Ids, Ids]
-"""An input with an answer."""
 
 
 @dataclass(frozen=True, slots=True)

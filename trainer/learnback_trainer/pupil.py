@@ -28,7 +28,7 @@ from learnback_nano import path as nano_path
 from learnback_store.digests import model_digest
 from learnback_store.manifest import CheckpointKind
 from learnback_trainer.errors import ModelError
-from learnback_trainer.reader import Ids, Reader
+from learnback_trainer.reader import Ids, Pair, Reader
 from learnback_trainer.students import Frozen, Method, student_of
 from learnback_trainer.team import ALONE, Team
 
@@ -53,6 +53,9 @@ _MEANING_LAYERS = 8
 _MOST_PADDING = {"cpu": 128}
 # Other devices are slower to begin a pass than to work through some padding.
 _MOST_PADDING_ELSEWHERE = 4096
+# What frozen models expect is kept up to this size. Anchors are asked for first, and with nano there
+# is room for them all; with a vocabulary of 150,000, for 450 tokens.
+_REMEMBERED_BYTES = 256 * 1024 * 1024
 
 _MODEL_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
 
@@ -179,6 +182,11 @@ class Pupil:
         method: Method = Method.LORA,
     ) -> None:
         self.reader, self.team = base.reader, base.team
+        self._asked: Frozen | None = None
+        """Which model is spoken of; None is the student."""
+        self._expected: dict[tuple[Frozen, Pair], Tensor] = {}
+        """What frozen models were found to expect while their answers were confirmed."""
+        self._room = _REMEMBERED_BYTES
         self.course: Any = None
         """What `update.py` keeps between two steps of teaching."""
         shape = shape or LoraShape()
@@ -217,8 +225,12 @@ class Pupil:
     @contextlib.contextmanager
     def as_frozen(self, which: Frozen) -> Iterator[None]:
         """Within this, the model is a frozen one."""
-        with self._student.as_frozen(which):
-            yield
+        outside, self._asked = self._asked, Frozen.BASE if self.live_is_base else which
+        try:
+            with self._student.as_frozen(which):
+                yield
+        finally:
+            self._asked = outside
 
     def as_live(self) -> contextlib.AbstractContextManager[None]:
         """Within this, the model is the live one, frozen."""
@@ -302,7 +314,16 @@ class Pupil:
             for (prompt, answer), logits in zip(batch, self._logits_together(batch), strict=True):
                 if tuple(logits.argmax(dim=-1).tolist()) == answer:
                     found[prompt] = answer
+                    self._remember((prompt, answer), logits)
         return found
+
+    def _remember(self, pair: Pair, logits: Tensor) -> None:
+        # Most will be anchors, and the teacher is asked for these. What several processes know must
+        # not differ, for they ask the model together.
+        if self._asked is None or self.team.size > 1 or logits.nbytes > self._room:
+            return
+        self._room -= logits.nbytes
+        self._expected[self._asked, pair] = logits.log_softmax(dim=-1)
 
     def _generate(self, prompts: Sequence[Ids], max_tokens: int, seed: int | None) -> list[Ids]:
         ids, mask = self._left_padded(prompts)
@@ -329,7 +350,7 @@ class Pupil:
 
     # Reading along
 
-    def logits(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[Tensor]:
+    def logits(self, pairs: Sequence[Pair]) -> list[Tensor]:
         """Returns what the model expects at each token of given answers; keeps the gradient.
 
         Args:
@@ -344,7 +365,7 @@ class Pupil:
             found |= zip(places, some, strict=True)
         return [found[place] for place in range(len(pairs))]
 
-    def _logits_together(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[Tensor]:
+    def _logits_together(self, pairs: Sequence[Pair]) -> list[Tensor]:
         rows = [prompt + answer for prompt, answer in pairs]
         ids, mask = self._left_padded(rows)
         # The answers stand at the right edge, so that only there logits need to be made: at the
@@ -368,7 +389,7 @@ class Pupil:
         return list(logits.float().split(lengths))
 
     @_frozen
-    def losses(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[float]:
+    def losses(self, pairs: Sequence[Pair]) -> list[float]:
         """Returns the negative log-likelihood of given answers, in nats a token."""
         found: dict[int, float] = {}
         for places in self._batches(pairs):
@@ -379,15 +400,20 @@ class Pupil:
         return [found[place] for place in range(len(pairs))]
 
     @_frozen
-    def distributions(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[Tensor]:
+    def distributions(self, pairs: Sequence[Pair]) -> list[Tensor]:
         """Returns log-probabilities at each token of given answers, shaped as `logits` does."""
-        found: dict[int, Tensor] = {}
-        for places in self._batches(pairs):
-            logits = self._logits_together([pairs[place] for place in places])
-            found |= zip(places, (one.log_softmax(dim=-1) for one in logits), strict=True)
-        return [found[place] for place in range(len(pairs))]
+        found: dict[Pair, Tensor] = {}
+        if which := self._asked:
+            known = {one: self._expected.get((which, one)) for one in pairs}
+            found = {one: log_probs for one, log_probs in known.items() if log_probs is not None}
+        new = [one for one in pairs if one not in found]
+        for places in self._batches(new):
+            batch = [new[place] for place in places]
+            logits = self._logits_together(batch)
+            found |= zip(batch, (one.log_softmax(dim=-1) for one in logits), strict=True)
+        return [found[one] for one in pairs]
 
-    def _batches(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[list[int]]:
+    def _batches(self, pairs: Sequence[Pair]) -> list[list[int]]:
         """Places of rows that go through the model at once, those alike in length together."""
         vocabulary = self._model.config.get_text_config().vocab_size
         answers = [len(answer) + 1 for _, answer in pairs]
@@ -430,7 +456,7 @@ class Pupil:
         return torch.stack([found[place] for place in range(len(prompts))])
 
     @_frozen
-    def states(self, pairs: Sequence[tuple[Ids, Ids]]) -> Tensor:
+    def states(self, pairs: Sequence[Pair]) -> Tensor:
         """Returns the last layer's state at the end of each answer, behind the final norm.
 
         Args:

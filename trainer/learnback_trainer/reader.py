@@ -18,6 +18,9 @@ from learnback_trainer.errors import LessonError
 Ids = tuple[int, ...]
 """Tokens of a text."""
 
+Pair = tuple[Ids, Ids]
+"""An input with an answer."""
+
 _PLAIN_DIALOGUE = "{prompt}{answer}\n\nCriticism: {critique}\n\nBetter answer: "
 
 
