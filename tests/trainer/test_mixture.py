@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
 
 from learnback_store.records import Objective
 from learnback_trainer.__main__ import _curriculum
+from learnback_trainer.acceptance import Terms
+from learnback_trainer.anchors import Amounts
 from learnback_trainer.config import read_command_line
+from learnback_trainer.gate import Budget
 from learnback_trainer.lessons import SWITCHED_OFF, make_exercises
 from learnback_trainer.mixture import Mixture
 from learnback_trainer.objectives.distillation import Divergence
@@ -54,6 +58,12 @@ def test_the_default_is_distillation_by_a_frozen_teacher() -> None:
     recipe = _curriculum(read_command_line(PLACES, {}).config).recipe
     assert (recipe.method, recipe.learning_rate) == (Method.LORA, Recipe().learning_rate)
     assert (recipe.mixture.critiques, recipe.mixture.teacher_decay) == (Objective.DISTILLATION, 1)
+
+
+def test_a_service_teaches_as_it_was_measured_unless_told_otherwise() -> None:
+    found = _curriculum(read_command_line(PLACES, {}).config)
+    assert replace(found.recipe, mixture=Mixture()) == Recipe()
+    assert (found.budget, found.amounts, found.acceptance) == (Budget(), Amounts(), Terms())
 
 
 @pytest.mark.parametrize(

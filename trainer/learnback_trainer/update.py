@@ -38,7 +38,7 @@ class Recipe:
     learning_rate: float = 2e-3
     lessons: int = 8
     """Exercises in a step."""
-    anchors: int = 20
+    anchors: int = 12
     """Anchors in a step."""
     practised: int = 72
     """Questions like the criticised ones that are practised until the next re-answering."""
