@@ -53,8 +53,8 @@ _MEANING_LAYERS = 8
 _MOST_PADDING = {"cpu": 128}
 # Other devices are slower to begin a pass than to work through some padding.
 _MOST_PADDING_ELSEWHERE = 4096
-# What frozen models expect is kept up to this size. Anchors are asked for first, and with nano there
-# is room for them all; with a vocabulary of 150,000, for 450 tokens.
+# What frozen models expect is kept up to this size. Anchors are asked for first, and there is room
+# for all of nano's; with a vocabulary of 150,000, for 450 tokens.
 _REMEMBERED_BYTES = 256 * 1024 * 1024
 
 _MODEL_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
