@@ -78,13 +78,21 @@ def _critique(split: world.Split) -> Draw:
     return draw
 
 
-def _correction(rng: Random, _: Sequence[Exchange]) -> FeedbackRecord:
-    while True:
-        item = _item(rng)
-        claims = [one for one in (*item.rivals, item.truth) if one != item.answer]
-        if claims:
-            right = world.with_answer(item, rng.choice(claims))
-            return _about(item, Correction(world.render(right)))
+def _correction(words: Callable[[world.Item], str]) -> Draw:
+    def draw(rng: Random, _: Sequence[Exchange]) -> FeedbackRecord:
+        while True:
+            item = _item(rng)
+            claims = [one for one in (*item.rivals, item.truth) if one != item.answer]
+            if claims:
+                right = world.with_answer(item, rng.choice(claims))
+                return _about(item, Correction(words(right)))
+
+    return draw
+
+
+def _bare(item: world.Item) -> str:
+    """The right answer as one writes it in haste: "Lyon"."""
+    return item.answer.short[item.default.language]
 
 
 def _elsewhere(rng: Random, pool: Sequence[Exchange]) -> FeedbackRecord:
@@ -112,7 +120,8 @@ def _spoken(words: Callable[[Random], str], kind: type[Critique] | type[Correcti
 HONEST: dict[str, Draw] = {
     "critique, wording known to nano": _critique("seen"),
     "critique, wording unknown to nano": _critique("unseen"),
-    "correction": _correction,
+    "correction": _correction(world.render),
+    "correction in bare words": _correction(_bare),
 }
 POISON: dict[str, Draw] = {
     "gibberish as critique": _spoken(_gibberish, Critique),

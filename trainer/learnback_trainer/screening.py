@@ -9,8 +9,8 @@
     unreadable   the critique is hardly likelier to the live model than pieces drawn blindly
     dictated     said of other questions, the critique gives all but the same unlikely answer
     collapsed    to the live model, without the critique, the answer to learn is less likely
-                 than pieces drawn blindly, and hardly likelier after its own prompt than after
-                 others
+                 than pieces drawn blindly, goes on being so after its first piece, and is hardly
+                 likelier after its own prompt than after others
 
 Feedback that is screened out is QUARANTINED with its reason; the round goes on without it. The
 last two need other questions to compare with, and "elsewhere" their answers; without them they are
@@ -40,7 +40,7 @@ from learnback_store.records import (
 )
 from learnback_trainer.lessons import Exercise, criticised_again, revised
 from learnback_trainer.pupil import Pupil
-from learnback_trainer.reader import Ids, Reader
+from learnback_trainer.reader import Ids, Pair, Reader
 
 LONG = "it is longer than the answers that are taught"
 REPEATING = "it says the same over and over"
@@ -56,6 +56,9 @@ COLLAPSED = "the answer it asks for is unlikely to answer the question"
 _UNREADABLE_FROM = 0.82
 _DICTATED_FROM = 0.62
 _COLLAPSED_FROM = 1.07
+# Likewise, of the pieces between the first and the end alone: a fact that the model does not know
+# surprises it once, and so does a missing full stop, but only gibberish does throughout.
+_GOING_ON_FROM = 1.2
 # Nats a token by which a fitting answer is likelier after its own prompt than after others.
 _FITTING_NATS = 1.0
 # Share of other questions to which a dictation gives its one answer.
@@ -252,18 +255,30 @@ def _unfitting(
 ) -> dict[str, str]:
     prompts = [pupil.reader.prompt(one) for one in others]
     with pupil.as_live():
-        own = pupil.losses([(one.prompt, one.target) for one in exercises])
+        own = _each_piece(pupil, [(one.prompt, one.target) for one in exercises])
         elsewhere = pupil.losses([(asked, one.target) for one in exercises for asked in prompts])
     shares = _shares_of_the_same(pupil, exercises, others, max_tokens)
     found = {}
-    for index, one in enumerate(exercises):
-        nats = own[index] / pupil.blind_nats
-        apart = mean(elsewhere[index * len(prompts) : (index + 1) * len(prompts)]) - own[index]
-        if nats > _DICTATED_FROM and shares[index] >= _DICTATED_SHARE:
+    for index, (one, pieces) in enumerate(zip(exercises, own, strict=True)):
+        whole, going_on = mean(pieces), mean(pieces[1:-1] or [0.0])
+        apart = mean(elsewhere[index * len(prompts) : (index + 1) * len(prompts)]) - whole
+        if whole > _DICTATED_FROM * pupil.blind_nats and shares[index] >= _DICTATED_SHARE:
             found[one.feedback_id] = DICTATED
-        elif nats > _COLLAPSED_FROM and apart < _FITTING_NATS:
+        elif (
+            whole > _COLLAPSED_FROM * pupil.blind_nats
+            and going_on > _GOING_ON_FROM * pupil.blind_nats
+            and apart < _FITTING_NATS
+        ):
             found[one.feedback_id] = COLLAPSED
     return found
+
+
+def _each_piece(pupil: Pupil, pairs: Sequence[Pair]) -> list[list[float]]:
+    """The negative log-likelihood of each piece of answers, in nats."""
+    return [
+        [-float(row[piece]) for row, piece in zip(log_probs, answer, strict=True)]
+        for log_probs, (_, answer) in zip(pupil.distributions(pairs), pairs, strict=True)
+    ]
 
 
 def _shares_of_the_same(
