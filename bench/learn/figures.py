@@ -67,7 +67,7 @@ _GOALS: dict[str, dict[str, Goal]] = {
     "critiques": {"compliance": Goal(0.99)} | _KEPT,
     "unseen phrasings": {"less than seen": Goal(0.05, at_most=True)},
     "correction": {"learned, in other words": Goal(0.95), "other facts": Goal(1.0)},
-    "seconds": {"of a round": Goal(20.0, 20.0, at_most=True)},
+    "seconds": {"of training in it": Goal(20.0, 20.0, at_most=True)},
     "undo": {"plain again": Goal(0.95)},
     "two kinds": {"both obeyed": Goal(0.95)},
     "ten in a row": {"as told": Goal(0.98, 0.98)} | _KEPT,
@@ -89,7 +89,9 @@ def less_is_better(figure: Figure) -> bool:
     goal = goal_of(figure)
     if goal is not None:
         return goal.at_most
-    return figure.name.startswith(("seconds", "from question", "poison learned", "told as learned"))
+    return figure.name.startswith(
+        ("seconds", "of a whole round", "from question", "poison learned", "told as learned")
+    )
 
 
 def goal_of(figure: Figure) -> Goal | None:

@@ -19,7 +19,7 @@ from learnback_nano import facts, world
 COUNTS = (1, 2, 4, 8, 16)
 """Numbers of critiques."""
 _FEW = 4
-_SECONDS, _OF_A_ROUND = "seconds", "of a round"
+_SECONDS, _OF_A_ROUND = "seconds", "of a whole round"
 _OTHER_QUESTIONS = 1000
 """Added to a seed, for questions that were not asked yet."""
 # The worst of so many figures is sought there that chance alone would move it by hundredths.
@@ -97,10 +97,11 @@ def seconds(seed: int) -> Iterator[Figure]:
     rng, timed = Random(f"row/{seed}"), naming(_SECONDS, f"{_FEW} critiques, ten rounds", seed)
     with fresh(_FEW) as service:
         for wish in _ROW:
-            began = time.monotonic()
+            began, taught = time.monotonic(), service.taught_seconds()
             _tell(service, wish, rng, _FEW)
             yield timed("from question to serving", time.monotonic() - began)
             yield timed(_OF_A_ROUND, service.round_seconds())
+            yield timed("of training in it", service.taught_seconds() - taught)
         yield from _after_a_row(naming("ten in a row", "after the tenth", seed), service, seed)
         named = naming("ten in a row", "consolidated", seed)
         published = service.consolidate()

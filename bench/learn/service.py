@@ -23,6 +23,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
+from urllib.request import urlopen
 
 from learnback_client import Client
 from learnback_client.feedback import Erasure, ErasureState, Feedback
@@ -74,8 +75,9 @@ class Service:
             )
             if self._round_size:
                 self._trainer = self._start_trainer()
+            port = self._port_of(server, "learnback_server", "nano")
             self.client = self._ends.enter_context(
-                Client(f"127.0.0.1:{self._port_of(server)}", timeout=_CALL_SECONDS)
+                Client(f"127.0.0.1:{port}", timeout=_CALL_SECONDS)
             )
         except BaseException:
             self._ends.close()
@@ -99,6 +101,16 @@ class Service:
         if last is None or last.begun is None or last.ended is None:
             raise RuntimeError("no round was held")
         return (last.ended - last.begun).total_seconds()
+
+    def taught_seconds(self) -> float:
+        """How long all teaching since the trainer's start took, as its metrics tell."""
+        if self._trainer is None:
+            raise RuntimeError("there is no trainer")
+        port = self._port_of(self._trainer, "learnback_trainer", "metrics")
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=_CALL_SECONDS) as page:
+            told = page.read().decode()
+        phase = re.search(r'round_phase_seconds_sum\{phase="taught"\} (\S+)', told)
+        return float(phase[1]) if phase else 0.0
 
     def erased(self, author: str) -> Erasure:
         """Waits until an author is erased, and what was trained without them serves."""
@@ -152,6 +164,7 @@ class Service:
         return self._start(
             "learnback_trainer", *self._shared, *flags,
             "--archive-file", str(self.folder / "archive.sqlite"),
+            "--metrics-listen", "127.0.0.1:0",
             "--trainer-threads", _THREADS,
             "--round-wait", str(self._round_wait),
             "--answer-tokens", _ANSWER_TOKENS,
@@ -169,16 +182,17 @@ class Service:
         self._ends.callback(_end, process)
         return process
 
-    def _port_of(self, server: ForkServerProcess) -> str:
-        log = self.folder / "learnback_server.log"
+    def _port_of(self, process: ForkServerProcess, module: str, what: str) -> str:
+        """The port on which a process says that it serves something."""
+        log = self.folder / f"{module}.log"
         give_up = time.monotonic() + _START_SECONDS
         told = ""
-        while time.monotonic() < give_up and server.is_alive():
+        while time.monotonic() < give_up and process.is_alive():
             told = log.read_text(encoding="utf-8") if log.exists() else ""
-            if found := re.search(r"on port (\d+)", told):
+            if found := re.search(rf"serving {what} on port (\d+)", told):
                 return found[1]
             time.sleep(_POLL_SECONDS)
-        raise RuntimeError(f"the server did not start: {told[-500:]}")
+        raise RuntimeError(f"{module} did not start: {told[-500:]}")
 
 
 @contextmanager
