@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
@@ -388,15 +389,20 @@ class Pupil:
         logits = output.logits.flatten(0, 1)[torch.tensor(places, device=ids.device)]
         return list(logits.float().split(lengths))
 
-    @_frozen
     def losses(self, pairs: Sequence[Pair]) -> list[float]:
         """Returns the negative log-likelihood of given answers, in nats a token."""
-        found: dict[int, float] = {}
+        return [fmean(one) for one in self.token_losses(pairs)]
+
+    @_frozen
+    def token_losses(self, pairs: Sequence[Pair]) -> list[list[float]]:
+        """Returns the negative log-likelihood of each token of given answers, in nats."""
+        found: dict[int, list[float]] = {}
         for places in self._batches(pairs):
             batch = [pairs[place] for place in places]
             for place, logits in zip(places, self._logits_together(batch), strict=True):
                 target = torch.tensor(pairs[place][1], device=logits.device)
-                found[place] = float(torch.nn.functional.cross_entropy(logits, target))
+                nats = torch.nn.functional.cross_entropy(logits, target, reduction="none")
+                found[place] = nats.tolist()
         return [found[place] for place in range(len(pairs))]
 
     @_frozen

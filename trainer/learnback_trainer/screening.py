@@ -40,7 +40,7 @@ from learnback_store.records import (
 )
 from learnback_trainer.lessons import Exercise, criticised_again, revised
 from learnback_trainer.pupil import Pupil
-from learnback_trainer.reader import Ids, Pair, Reader
+from learnback_trainer.reader import Ids, Reader
 
 LONG = "it is longer than the answers that are taught"
 REPEATING = "it says the same over and over"
@@ -255,7 +255,7 @@ def _unfitting(
 ) -> dict[str, str]:
     prompts = [pupil.reader.prompt(one) for one in others]
     with pupil.as_live():
-        own = _each_piece(pupil, [(one.prompt, one.target) for one in exercises])
+        own = pupil.token_losses([(one.prompt, one.target) for one in exercises])
         elsewhere = pupil.losses([(asked, one.target) for one in exercises for asked in prompts])
     shares = _shares_of_the_same(pupil, exercises, others, max_tokens)
     found = {}
@@ -271,14 +271,6 @@ def _unfitting(
         ):
             found[one.feedback_id] = COLLAPSED
     return found
-
-
-def _each_piece(pupil: Pupil, pairs: Sequence[Pair]) -> list[list[float]]:
-    """The negative log-likelihood of each piece of answers, in nats."""
-    return [
-        [-float(row[piece]) for row, piece in zip(log_probs, answer, strict=True)]
-        for log_probs, (_, answer) in zip(pupil.distributions(pairs), pairs, strict=True)
-    ]
 
 
 def _shares_of_the_same(

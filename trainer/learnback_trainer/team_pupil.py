@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from learnback_trainer.pupil import Base, LoraShape, Pupil
-from learnback_trainer.reader import Ids
+from learnback_trainer.reader import Ids, Pair
 from learnback_trainer.students import Frozen
 from learnback_trainer.team import Close, Crew, Open, Work
 
@@ -139,15 +139,17 @@ class TeamPupil(Pupil):
         )
         return [answers[prompt] for prompt in prompts]
 
-    def logits(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[Tensor]:
+    def logits(self, pairs: Sequence[Pair]) -> list[Tensor]:
         """Returns what the model expects; with gradient in one pass, as with everybody else."""
         return self._logits_together(pairs) if torch.is_grad_enabled() else super().logits(pairs)
 
-    def losses(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[float]:
-        """Returns the negative log-likelihood of given answers, in nats a token."""
-        return super().losses(pairs) if self.team.at_work else self._dealt("losses", pairs)
+    def token_losses(self, pairs: Sequence[Pair]) -> list[list[float]]:
+        """Returns the negative log-likelihood of each token of given answers, in nats."""
+        if self.team.at_work:
+            return super().token_losses(pairs)
+        return self._dealt("token_losses", pairs)
 
-    def distributions(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[Tensor]:
+    def distributions(self, pairs: Sequence[Pair]) -> list[Tensor]:
         """Returns log-probabilities at each token of given answers, shaped as `logits` does."""
         if self.team.at_work:
             return super().distributions(pairs)
@@ -159,7 +161,7 @@ class TeamPupil(Pupil):
             return super().meaning(prompts)
         return torch.stack(self._dealt("meaning", prompts)).to(self.team.device)
 
-    def states(self, pairs: Sequence[tuple[Ids, Ids]]) -> Tensor:
+    def states(self, pairs: Sequence[Pair]) -> Tensor:
         """Returns the last layer's state at the end of each answer, [pairs, hidden size]."""
         if self.team.at_work:
             return super().states(pairs)
