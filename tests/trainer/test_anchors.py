@@ -207,6 +207,33 @@ def test_there_is_more_to_practise_about_the_criticised_task(base: Base) -> None
     assert all(one.exercises for one in alike)
 
 
+def test_each_kind_of_corrected_facts_has_anchors_of_its_own(base: Base) -> None:
+    about = {
+        "capital": correction("What is the capital of Japan?", "Tokyo.", "Amman."),
+        "opposite": correction("What is the opposite of happy?", "Sad.", "Glad."),
+    }
+
+    def held(pupil: Pupil, tasks: Sequence[str]) -> Counter[str]:
+        made = make_exercises(views([about[one] for one in tasks]), pupil, ANSWER_TOKENS).made
+        anchors = make_anchors(
+            pupil,
+            made,
+            shipped_questions(450, Random(0), pupil.reader),
+            {},
+            amounts=Amounts(questions=0, alike=0, near=0, beside=16, exposed=0),
+            max_tokens=ANSWER_TOKENS,
+            rng=Random(0),
+        )
+        texts = [pupil.reader.text(one.prompt) for one in anchors.rehearsed + anchors.questions]
+        return Counter(one for text in texts for one in about if one in text.lower())
+
+    with Pupil(base, None) as pupil:
+        alone = {task: held(pupil, [task])[task] for task in about}
+        both = held(pupil, list(about))
+    assert both == alone
+    assert min(alone.values()) >= 12
+
+
 def test_dialogues_about_the_criticised_task_are_held_besides(base: Base) -> None:
     with Pupil(base, None) as pupil:
         questions = shipped_questions(90, Random(0), pupil.reader)

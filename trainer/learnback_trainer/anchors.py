@@ -23,7 +23,7 @@ round's own dialogues hold it.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Container, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -87,7 +87,7 @@ class Amounts:
     judged: int = 12
     """How many of these the gate has."""
     beside: int = 128
-    """Questions like a corrected one."""
+    """Questions like a corrected one, of each kind: facts of one kind hold none of another."""
     near: int = 64
     """Dialogues about the embedded model's tasks that are criticised, besides the others."""
     exposed: int = 192
@@ -159,7 +159,7 @@ def make_anchors(
         for some, untold in (
             (_with_more_of(found.exposed, far, found.group, amounts), found.untold),
             (spoken, frozenset(spoken)),
-            (near[: amounts.beside], found.untold),
+            (_first_of_each(near, found.group, amounts.beside), found.untold),
         )
     )
     revisions = [replace(one, kind=_REVISING) for one in revisions]
@@ -201,6 +201,17 @@ def _with_more_of(
     further = [one for one in rest if group[one] in exposed]
     # They come by turns of their groups.
     return taken + further[: amounts.exposed]
+
+
+def _first_of_each(prompts: Sequence[Ids], group: Mapping[Ids, int], count: int) -> list[Ids]:
+    """The first prompts of each group, so many at most."""
+    taken = Counter[int]()
+    found = []
+    for one in prompts:
+        taken[group[one]] += 1
+        if taken[group[one]] <= count:
+            found.append(one)
+    return found
 
 
 def _answered(
