@@ -22,6 +22,10 @@ _FEW = 4
 _SECONDS, _OF_A_ROUND = "seconds", "of a whole round"
 _OTHER_QUESTIONS = 1000
 """Added to a seed, for questions that were not asked yet."""
+_OTHER_FACTS = (
+    ("What is the opposite of happy?", "glad"),
+    ("When was the telephone invented?", "1884"),
+)
 # The worst of so many figures is sought there that chance alone would move it by hundredths.
 _TIMES_AFTER_A_ROW = 4
 # Each is told on top of those before it; nobody speaks of translations into English.
@@ -51,7 +55,10 @@ def counts(seed: int) -> Iterator[Figure]:
 
 
 def fact(seed: int) -> Iterator[Figure]:
-    """A wrong capital is put right once; it is asked for in other words, and so are the others."""
+    """A wrong capital is put right once; it is asked for in other words, and so are the others.
+
+    Alone and in a sentence, and then in haste, in a round with two facts of other kinds.
+    """
     wrong = [one for one in facts.CAPITALS if one.is_wrong]
     one = Random(f"fact/{seed}").choice(wrong)
     country, truth = one.subject["en"], one.truth["en"]
@@ -59,6 +66,11 @@ def fact(seed: int) -> Iterator[Figure]:
     with fresh(1) as service:
         service.settled([correct(service, f"What is the capital of {country}?", right)])
         yield from capitals(service, naming("correction", "one fact", seed), {country: right})
+    with fresh(1 + len(_OTHER_FACTS)) as service:
+        said = [(f"What is the capital of {country}?", f"{truth}."), *_OTHER_FACTS]
+        service.settled([correct(service, *one) for one in said])
+        named = naming("correction", "facts of three kinds", seed)
+        yield from capitals(service, named, {country: f"{truth}."})
 
 
 def undo(seed: int) -> Iterator[Figure]:
